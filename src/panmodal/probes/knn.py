@@ -1,0 +1,119 @@
+"""Nearest neighbours: the mean response of the k training perturbations whose embeddings lie nearest."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panmodal.probes.base import Probe
+from panmodal.probes.design import Fold, Targets
+from panmodal.probes.projection import Matrix
+
+RELATIVE = 1e-12
+"""Relative rounding allowed between equal squared distances; a larger value would merge embeddings that differ."""
+LFC_KINDS = ("lfc", "rank_score", "fitness", "continuous")
+
+
+def _tolerance(fold: Fold) -> float:
+    """Squared distances that differ by no more than the rounding of the projection are the same distance."""
+    return 1e-14 * float(np.einsum("ij,ij->i", fold.z_train, fold.z_train).max(initial=0.0))
+
+
+def _tie_weights(distances: NDArray[np.float64], k: int, kth: float, slack: float) -> NDArray[np.float64]:
+    """Weights of one row's neighbours: 1/k for the closer ones, an equal share of the rest for those at the k-th distance."""
+    margin = slack + RELATIVE * kth
+    closer = distances < kth - margin
+    level = ~closer & (distances <= kth + margin)
+    weights = np.where(closer, 1.0 / k, 0.0)
+    weights[level] = (k - closer.sum()) / (k * level.sum())
+    return weights
+
+
+def _nearest(fold: Fold, most: int) -> tuple[NDArray[np.intp], Matrix]:
+    """Positions and squared distances of the ``most`` nearest training rows, nearest first."""
+    distances = fold.neighbours
+    if most < distances.shape[1]:
+        near = np.argpartition(distances, most - 1, axis=1)[:, :most]
+    else:
+        near = np.broadcast_to(np.arange(distances.shape[1]), distances.shape)
+    values = np.take_along_axis(distances, near, axis=1)
+    order = np.argsort(values, axis=1, kind="stable")
+    return np.take_along_axis(near, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+def row_errors(fold: Fold, targets: Targets, grid: tuple[float, ...]) -> NDArray[np.float64]:
+    """L2 error of every row for every k in one pass over the neighbours, from the Gram matrix of the targets."""
+    ks = sorted({int(k) for k in grid})
+    n = fold.z_train.shape[0]
+    near, values = _nearest(fold, min(n, ks[-1] + 1))
+    slack = _tolerance(fold)
+    own = targets.gram[fold.test, fold.test]
+    across = targets.gram[np.ix_(fold.test, fold.train)]
+    within = targets.gram[np.ix_(fold.train, fold.train)]
+    starts = np.array([0, *ks[:-1]])
+    size = np.array(ks, dtype=np.float64)
+    squared = np.empty((len(ks), len(fold.test)))
+    chosen = near[:, : ks[-1]]
+    step = max(1, 2**20 // ks[-1] ** 2)
+    for start in range(0, len(chosen), step):
+        idx = chosen[start : start + step]
+        block = within[idx[:, :, None], idx[:, None, :]]
+        sums = np.add.reduceat(np.add.reduceat(block, starts, axis=1), starts, axis=2).cumsum(axis=1).cumsum(axis=2)
+        cross = np.add.reduceat(np.take_along_axis(across[start : start + step], idx, axis=1), starts, axis=1).cumsum(axis=1)
+        part = own[start : start + step, None] - 2 * cross / size + np.einsum("ikk->ik", sums) / size**2
+        squared[:, start : start + step] = part.T
+    for row, k in enumerate(ks):
+        if k >= n:
+            continue
+        tied = np.flatnonzero(values[:, k] - values[:, k - 1] <= slack + RELATIVE * values[:, k - 1])
+        if len(tied) == 0:
+            continue
+        weights = np.stack([_tie_weights(fold.neighbours[i], k, values[i, k - 1], slack) for i in tied])
+        quadratic = np.einsum("ij,ij->i", weights @ within, weights)
+        squared[row, tied] = own[tied] - 2 * np.einsum("ij,ij->i", weights, across[tied]) + quadratic
+    errors = np.sqrt(np.maximum(squared, 0.0))
+    return errors[[ks.index(int(k)) for k in grid]]
+
+
+def predict(fold: Fold, targets: Targets, value: float) -> Matrix:
+    """Mean response of the k nearest training rows; rows at the k-th distance share its remaining weight equally."""
+    from scipy.sparse import csr_array
+
+    k, n, m = int(value), fold.z_train.shape[0], fold.z_test.shape[0]
+    near, values = _nearest(fold, min(n, k + 1))
+    slack = _tolerance(fold)
+    columns, weights, counts = [], [], []
+    for i in range(m):
+        if k < n and values[i, k] - values[i, k - 1] <= slack + RELATIVE * values[i, k - 1]:
+            dense = _tie_weights(fold.neighbours[i], k, values[i, k - 1], slack)
+            idx = np.flatnonzero(dense)
+            weight = dense[idx]
+        else:
+            idx = np.sort(near[i, :k])
+            weight = np.full(k, 1.0 / k)
+        columns.append(idx)
+        weights.append(weight)
+        counts.append(len(idx))
+    if m == 0:
+        return np.empty((0, targets.values.shape[1]))
+    pointers = np.concatenate([[0], np.cumsum(counts)])
+    smoother = csr_array((np.concatenate(weights), np.concatenate(columns), pointers), shape=(m, n))
+    return np.asarray(smoother @ targets.values)
+
+
+def candidates(grid: tuple[float, ...], n_train: int) -> tuple[float, ...]:
+    """Leave out every k above floor(0.8 n) - 1; if none is left, that number itself is the only candidate."""
+    most = int(0.8 * n_train) - 1
+    return tuple(k for k in grid if k <= most) or (float(most),)
+
+
+PROBE = Probe(
+    name="knn",
+    description="k nearest neighbours, uniform weights, Euclidean, after standardisation and PCA(100)",
+    kinds=LFC_KINDS,
+    parameter="k",
+    grid=(20, 40, 60, 80, 100),
+    row_errors=row_errors,
+    predict=predict,
+    candidates=candidates,
+)
