@@ -58,7 +58,9 @@ def idealised_embedding(ids: Sequence[str], responses: NDArray[np.floating], n_c
 
     Notes
     -----
-    As published, the components are neither standardised nor projected again: the probe sees them as they are.
+    The components keep their scale: unlike embeddings they are not standardised before the probe's own PCA, which only
+    rotates them (to the principal axes of the training rows). Distances are those of the published baseline, which
+    hands the components to the probe as they are.
     """
     from panmodal.probes.projection import principal_axes
 

@@ -74,19 +74,26 @@ class Design:
     final
         All training rows against the test rows.
     projection
-        The projection of the final fit; None where the vectors are used as they are.
+        The projection of the final fit.
     """
 
     inner: tuple[Fold, ...]
     final: Fold
-    projection: Projection | None
+    projection: Projection
 
     @classmethod
-    def build(cls, x_train: Matrix, x_test: Matrix, *, project: bool = True) -> Design:
+    def build(cls, x_train: Matrix, x_test: Matrix, *, standardise: bool = True) -> Design:
         """Project training (n x dims) and test rows (m x dims).
 
         The inner folds are scikit-learn's ``KFold(5, shuffle=True, random_state=42)`` over the rows in the given order
         (the callers sort them by id). Scaler and PCA are fitted on training rows only, in each fold anew.
+
+        Parameters
+        ----------
+        x_train, x_test
+            Vectors.
+        standardise
+            False for the idealised oracle, whose dimensions are principal components and carry their scale.
 
         Raises
         ------
@@ -101,16 +108,11 @@ class Design:
         keep = n_components(n, x_train.shape[1])
         inner = []
         for train, test in KFold(INNER_FOLDS, shuffle=True, random_state=INNER_SEED).split(np.empty((n, 0))):
-            if project:
-                fitted, z = Projection.fit(x_train[train], keep)
-                inner.append(Fold(z, fitted.transform(x_train[test]), train, test))
-            else:
-                inner.append(Fold(x_train[train], x_train[test], train, test))
-        everything, nothing = np.arange(n), np.empty(0, dtype=np.intp)
-        if not project:
-            return cls(tuple(inner), Fold(x_train, x_test, everything, nothing), None)
-        fitted, z = Projection.fit(x_train, keep)
-        return cls(tuple(inner), Fold(z, fitted.transform(x_test), everything, nothing), fitted)
+            fitted, z = Projection.fit(x_train[train], keep, standardise=standardise)
+            inner.append(Fold(z, fitted.transform(x_train[test]), train, test))
+        fitted, z = Projection.fit(x_train, keep, standardise=standardise)
+        final = Fold(z, fitted.transform(x_test), np.arange(n), np.empty(0, dtype=np.intp))
+        return cls(tuple(inner), final, fitted)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from panmodal.probes.projection import Matrix
 
 BLOCK = 256
 """Targets solved together in coordinate descent: their coefficients stay in the cache."""
+SWEEPS = 8
+"""Sweeps between two Newton steps."""
 
 
 def soft_threshold(values: Matrix, threshold: float) -> Matrix:
@@ -21,8 +23,12 @@ def soft_threshold(values: Matrix, threshold: float) -> Matrix:
 
 
 def lasso_coefficients(gram: Matrix, cross: Matrix, alpha: float, *, start: Matrix | None = None,
-                       tol: float = 1e-10, max_sweeps: int = 20_000) -> Matrix:  # fmt: skip
-    """Solve min w'Qw/2 - r'w + alpha |w|_1 for many targets by cyclic coordinate descent.
+                       tol: float = 1e-9, max_rounds: int = 500) -> Matrix:  # fmt: skip
+    """Solve min w'Qw/2 - r'w + alpha |w|_1 for many targets by coordinate descent with Newton steps.
+
+    Each round makes a few cyclic sweeps, which find the coefficients that are not zero and their signs, and then a Newton
+    step within that orthant, cut short where a coefficient would change its sign. The step makes strongly correlated
+    features converge, on which sweeps alone crawl.
 
     Parameters
     ----------
@@ -36,8 +42,8 @@ def lasso_coefficients(gram: Matrix, cross: Matrix, alpha: float, *, start: Matr
         Coefficients to start from (r x t); zeros unless given.
     tol
         A target is done when no optimality condition is violated by more than ``tol`` times its largest |R|.
-    max_sweeps
-        Sweeps after which the problem counts as not solvable.
+    max_rounds
+        Rounds after which the problem counts as not solvable.
 
     Returns
     -------
@@ -54,27 +60,51 @@ def lasso_coefficients(gram: Matrix, cross: Matrix, alpha: float, *, start: Matr
     usable = np.flatnonzero(diagonal > 1e-14 * diagonal.max(initial=0.0))
     coefficients[np.setdiff1d(np.arange(len(gram)), usable)] = 0.0
     scale = np.abs(cross).max(axis=0, initial=0.0)
-    for begin in range(0, cross.shape[1], BLOCK):
-        # Targets that cannot leave zero (|R| <= alpha everywhere) are answered at once.
-        todo = begin + np.flatnonzero(scale[begin : begin + BLOCK] > alpha)
-        still = np.setdiff1d(np.arange(begin, min(begin + BLOCK, cross.shape[1])), todo)
-        coefficients[:, still] = 0.0
-        w, r = np.ascontiguousarray(coefficients[:, todo]), np.ascontiguousarray(cross[:, todo])
-        for _ in range(max_sweeps):
+    # Targets whose |R| nowhere exceeds alpha are zero at the optimum.
+    coefficients[:, scale <= alpha] = 0.0
+    open_targets = np.flatnonzero(scale > alpha)
+    for begin in range(0, len(open_targets), BLOCK):
+        todo = open_targets[begin : begin + BLOCK]
+        w, r = coefficients[:, todo], cross[:, todo]
+        for _ in range(max_rounds):
+            for _ in range(SWEEPS):
+                for j in usable:
+                    w[j] = soft_threshold(r[j] - gram[j] @ w + diagonal[j] * w[j], alpha) / diagonal[j]
+            done = _violation(gram, w, r, alpha, usable) <= tol * scale[todo]
+            coefficients[:, todo[done]] = w[:, done]
+            todo, w, r = todo[~done], w[:, ~done], r[:, ~done]
             if len(todo) == 0:
                 break
-            for j in usable:
-                w[j] = soft_threshold(r[j] - gram[j] @ w + diagonal[j] * w[j], alpha) / diagonal[j]
-            slope = (r - gram @ w)[usable]
-            active = w[usable] != 0
-            violation = np.where(active, np.abs(slope - alpha * np.sign(w[usable])), np.maximum(np.abs(slope) - alpha, 0.0))
-            done = violation.max(axis=0) <= tol * scale[todo]
-            if done.any():
-                coefficients[:, todo[done]] = w[:, done]
-                todo, w, r = todo[~done], np.ascontiguousarray(w[:, ~done]), np.ascontiguousarray(r[:, ~done])
+            w = _newton(gram, w, r, alpha)
         else:
-            raise PanmodalError(f"lasso (alpha {alpha:g}) did not converge in {max_sweeps} sweeps.")
+            raise PanmodalError(f"lasso (alpha {alpha:g}) did not converge in {max_rounds} rounds.")
     return coefficients
+
+
+def _violation(gram: Matrix, w: Matrix, r: Matrix, alpha: float, usable: NDArray[np.intp]) -> Matrix:
+    """Largest violation of the optimality conditions of each target: slope = alpha sign(w), or |slope| <= alpha at zero."""
+    slope = (r - gram @ w)[usable]
+    active = w[usable]
+    return np.where(active != 0, np.abs(slope - alpha * np.sign(active)), np.maximum(np.abs(slope) - alpha, 0.0)).max(axis=0)
+
+
+def _newton(gram: Matrix, w: Matrix, r: Matrix, alpha: float) -> Matrix:
+    """Step towards the minimum over the non-zero coefficients with their signs held, as far as the signs last."""
+    sign = np.sign(w).T
+    active = sign != 0
+    slope = np.where(active, (r - gram @ w).T - alpha * sign, 0.0)
+    eye = np.eye(len(gram))
+    # The small ridge keeps singular problems solvable; the step stays a descent direction.
+    system = np.where(active[:, :, None] & active[:, None, :], gram, 0.0) + eye * np.where(
+        active, 1e-12 * np.trace(gram), 1.0
+    )[:, :, None]  # fmt: skip
+    step = np.linalg.solve(system, slope[:, :, None])[:, :, 0].T
+    crosses = w * (w + step) < 0
+    ratio = np.where(crosses, -w / np.where(crosses, step, 1.0), 1.0)
+    length = ratio.min(axis=0)
+    moved = w + length * step
+    moved[crosses & (ratio <= length)] = 0.0
+    return moved
 
 
 def _path(fold: Fold, cross: Matrix, grid: tuple[float, ...]) -> dict[float, Matrix]:

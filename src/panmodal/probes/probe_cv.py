@@ -53,7 +53,6 @@ class ProbeCV:
     def predict(self, x: ArrayLike) -> Matrix:
         """Predict responses (m x t) of embeddings x (m x dims)."""
         final, projection = self._design.final, self._design.projection
-        assert projection is not None
         z = projection.transform(np.asarray(x, dtype=np.float64))
         fold = Fold(final.z_train, z, final.train, final.test)
         return get_probe(self.probe).predict(fold, self._targets, self.selection_.value)

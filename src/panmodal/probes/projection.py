@@ -62,7 +62,7 @@ class Projection:
     axes: Matrix
 
     @classmethod
-    def fit(cls, x: Matrix, keep: int) -> tuple[Projection, Matrix]:
+    def fit(cls, x: Matrix, keep: int, *, standardise: bool = True) -> tuple[Projection, Matrix]:
         """Fit on training rows (n x dims); return the projection and their scores (n x r).
 
         Standardisation divides by the population standard deviation; constant columns are left unscaled (the rule of
@@ -73,7 +73,7 @@ class Projection:
         variance = np.einsum("ij,ij->j", centred, centred) / len(x)
         eps = np.finfo(np.float64).eps
         constant = variance <= len(x) * eps * variance + (len(x) * mean * eps) ** 2
-        scale = np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))
+        scale = np.sqrt(np.where(constant | (not standardise), 1.0, variance))
         centred /= scale
         # Rounding leaves dust in constant columns; it must not become a component.
         centred[:, constant] = 0.0

@@ -1,0 +1,1 @@
+"""Tasks, trials, the plan, the executor, the store and the metrics."""

@@ -1,0 +1,164 @@
+"""Running groups of trials, in this process or in several."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panmodal._version import __version__
+from panmodal.errors import PanmodalError
+from panmodal.evaluation.metrics import METRICS, Comparison, score_rows
+from panmodal.evaluation.plan import Group
+from panmodal.evaluation.scores import as_row_table
+from panmodal.evaluation.store import Predictions, Store
+from panmodal.evaluation.trials import NO_CHANGE, Trial
+from panmodal.evaluation.workspace import ContextData, SourceData, Workspace, open_matrix, train_mean
+from panmodal.probes.base import get_probe, select
+from panmodal.probes.design import Design, Targets
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every worker must know beside its trials."""
+
+    store: Path
+    metrics: tuple[str, ...]
+    standardise: tuple[bool, ...]
+    keep_predictions: bool = True
+
+
+def run_groups(groups: Sequence[Group], workspace: Workspace, options: Options, n_jobs: int) -> Iterator[int]:
+    """Run groups and yield the number of trials finished, group by group, in the order of completion.
+
+    Every process computes with one BLAS thread, so that results do not depend on the number of processes and the cores
+    are not over-subscribed.
+    """
+    if n_jobs == 1 or len(groups) == 1:
+        for group in groups:
+            yield run_group(group, workspace, options)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        yield from Parallel(n_jobs=min(n_jobs, len(groups)), return_as="generator_unordered", batch_size=1)(
+            delayed(run_group)(group, workspace, options) for group in groups
+        )
+
+
+def run_group(group: Group, workspace: Workspace, options: Options) -> int:
+    """Run and store the trials of one embedding and fold; projections are shared by contexts with the same ids."""
+    from threadpoolctl import threadpool_limits
+
+    store = Store(options.store)
+    by_context: dict[str, list[Trial]] = {}
+    for trial in group.trials:
+        by_context.setdefault(trial.context, []).append(trial)
+    designs: dict[tuple[tuple[str, ...], tuple[str, ...]], Design] = {}
+    done = 0
+    with threadpool_limits(limits=1):
+        for context, trials in by_context.items():
+            job = _ContextJob(workspace, context, group.fold)
+            source = workspace.sources.get(group.source)
+            for trial, result in _predictions(job, source, trials, designs, options.standardise[group.source]):
+                store.write_trial(trial.digest, _kept(result, options.keep_predictions))
+                rows = job.score(result, options.metrics)
+                store.write_rows(trial.digest, as_row_table(trial.digest, result.pert_ids, result.covered, rows),
+                                 {m: METRICS[m].rule for m in options.metrics})  # fmt: skip
+                done += 1
+    return done
+
+
+class _ContextJob:
+    """One context and fold: its ids, responses and truth."""
+
+    def __init__(self, workspace: Workspace, context: str, fold: int) -> None:
+        self.data: ContextData = workspace.contexts[context]
+        self.train, self.test = workspace.split.sides(self.data.ids, fold)
+        self.row = {i: k for k, i in enumerate(self.data.ids)}
+        self.values = open_matrix(self.data.values)
+        self.test_rows = [self.row[i] for i in self.test]
+        self.mean = train_mean(self.values, [self.row[i] for i in self.train])
+
+    def targets(self, ids: Sequence[str]) -> Targets:
+        rows = [self.row[i] for i in ids]
+        gram = open_matrix(self.data.gram)
+        return Targets(self.values[rows].astype(np.float64), np.asarray(gram[np.ix_(rows, rows)]))
+
+    def score(self, result: Predictions, metrics: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+        """Score predictions: the only place where the responses of test ids are read."""
+        assert result.values is not None
+        comparison = Comparison(
+            result.values,
+            self.values[self.test_rows],
+            self.mean,
+            open_matrix(self.data.ranks)[self.test_rows] if self.data.ranks else None,
+            open_matrix(self.data.centred_ranks)[self.test_rows] if self.data.centred_ranks else None,
+        )
+        return score_rows(comparison, [METRICS[m] for m in metrics])
+
+
+def _kept(result: Predictions, keep: bool) -> Predictions:
+    if keep:
+        return result
+    return Predictions(result.pert_ids, result.covered, None, result.train_mean, result.record)
+
+
+def _predictions(
+    job: _ContextJob,
+    source: SourceData | None,
+    trials: Sequence[Trial],
+    designs: dict[tuple[tuple[str, ...], tuple[str, ...]], Design],
+    standardise: bool,
+) -> Iterator[tuple[Trial, Predictions]]:
+    """Predict the test responses of one context for each trial (baselines, or probes on an embedding)."""
+    filled = np.tile(job.mean, (len(job.test), 1))
+    if source is None:
+        for trial in trials:
+            values = np.zeros_like(filled) if trial.probe == NO_CHANGE else filled
+            yield trial, Predictions(list(job.test), np.ones(len(job.test), bool), values, job.mean, _record(trial, {}, 0.0))
+        return
+    where = {i: k for k, i in enumerate(source.ids)}
+    train = tuple(i for i in job.train if i in where)
+    test = tuple(i for i in job.test if i in where)
+    started = time.perf_counter()
+    if (train, test) not in designs:
+        vectors = open_matrix(source.vectors)
+        designs[train, test] = Design.build(
+            np.asarray(vectors[[where[i] for i in train]]), np.asarray(vectors[[where[i] for i in test]]), standardise=standardise
+        )
+    design = designs[train, test]
+    targets = job.targets(train)
+    covered = np.array([i in where for i in job.test])
+    for trial in trials:
+        try:
+            probe = get_probe(trial.probe)
+            selection = select(probe, design, targets)
+            values = filled.copy()
+            values[covered] = probe.predict(design.final, targets, selection.value)
+        except PanmodalError:
+            raise
+        except Exception as error:
+            raise PanmodalError(
+                f"{trial.screen}, {trial.context}, fold {trial.fold}, {trial.embedding}, {trial.probe}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        chosen = {
+            probe.parameter: selection.value,
+            "components": int(design.final.z_train.shape[1]),
+            "at_edge": selection.at_edge,
+        }
+        now = time.perf_counter()
+        yield trial, Predictions(list(job.test), covered, values, job.mean, _record(trial, chosen, now - started))
+        started = time.perf_counter()
+
+
+def _record(trial: Trial, hyperparameters: dict[str, Any], seconds: float) -> dict[str, Any]:
+    labels = {k: v for k, v in trial.to_record().items() if k != "trial"}
+    return {**labels, "hyperparameters": json.dumps(hyperparameters), "seconds": round(seconds, 6), "version": __version__}

@@ -1,0 +1,182 @@
+"""The plan: which trials a run consists of, grouped so that shared work is done once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from panmodal.embeddings.controls import IDEALISED, PERMUTED_SUFFIX, RANDOM, idealised_embedding, permuted_embedding, random_embedding
+from panmodal.embeddings.embedding import Embedding
+from panmodal.errors import InputError, some
+from panmodal.evaluation.trials import BASELINE, NO_CHANGE, TRAIN_MEAN, Trial, dependencies
+from panmodal.probes.base import Probe, get_probe, probes
+from panmodal.probes.design import MIN_TRAIN
+from panmodal.screens.screen import Screen
+from panmodal.screens.splits import Split, audit
+
+RESERVED = (BASELINE, RANDOM, IDEALISED)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What stands in the embedding column: an embedding with its role, or nothing (baselines).
+
+    ``standardise`` is False for the idealised oracle: its dimensions are principal components and carry their scale.
+    """
+
+    embedding: Embedding | None
+    role: str
+    contexts: tuple[str, ...]
+    standardise: bool = True
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that share an embedding and a fold, and with them the projection."""
+
+    source: int
+    fold: int
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials of a run.
+
+    Attributes
+    ----------
+    sources
+        Embeddings, controls and baselines.
+    groups
+        The work, by source and fold.
+    notes
+        What a user should know before it starts.
+    """
+
+    screen: Screen
+    split: Split
+    sources: tuple[Source, ...]
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials of all groups."""
+        return [t for g in self.groups for t in g.trials]
+
+
+def choose_probes(kind: str, names: Sequence[str] | None) -> list[Probe]:
+    """Return the probes that serve a kind of response, all or the named ones."""
+    chosen = [get_probe(n) for n in names] if names else [p for p in probes().values() if kind in p.kinds]
+    wrong = [p.name for p in chosen if kind not in p.kinds]
+    if wrong or not chosen:
+        serving = [p.name for p in probes().values() if kind in p.kinds]
+        raise InputError(
+            f"no probe {some(wrong) if wrong else ''} for responses of kind {kind!r}; this version has "
+            f"{', '.join(serving) or 'none'}."
+        )
+    return chosen
+
+
+def make_plan(
+    screen: Screen,
+    embeddings: Sequence[Embedding],
+    split: Split,
+    *,
+    probe_names: Sequence[str] | None = None,
+    seed: int = 42,
+    permuted: bool = False,
+    make_idealised: Callable[[str], Embedding] | None = None,
+) -> Plan:
+    """Lay out every trial, after all checks that need no fitting.
+
+    Raises
+    ------
+    InputError
+        No probe for this kind of response; an embedding shares no or too few ids with a context; names clash; a fold is
+        empty in a context; the split misses ids.
+    LeakError
+        The split breaks its promise.
+    """
+    chosen = choose_probes(screen.response, probe_names)
+    ids = screen.pert_ids
+    notes = [*screen.notes, *audit(split, ids, f"screen {screen.name!r}")]
+    _check_names(embeddings)
+    contexts = tuple(screen.contexts)
+    sides = {(c, f): split.sides(screen.ids_in(c), f) for c in contexts for f in split.numbers}
+    for (context, fold), (train, test) in sides.items():
+        if not test or len(train) < MIN_TRAIN:
+            raise InputError(
+                f"screen {screen.name!r}, context {context!r}, fold {fold}: {len(train)} training and {len(test)} test "
+                f"perturbation(s); at least {MIN_TRAIN} and 1 are needed. Leave the context out (--contexts) or use fewer folds."
+            )
+    sources: list[Source] = [Source(None, "baseline", contexts)]
+    for embedding in embeddings:
+        notes.append(f"{embedding.name}: {_check_coverage(embedding, screen, sides)}")
+        narrow = embedding.restricted(sorted(embedding.coverage(ids).covered))
+        sources.append(Source(narrow, "embedding", contexts))
+        if permuted:
+            sources.append(Source(permuted_embedding(narrow, ids, seed), "control", contexts))
+    sources.append(Source(random_embedding(ids, seed), "control", contexts))
+    for context in contexts:
+        oracle = make_idealised(context) if make_idealised else idealised_embedding(*screen.responses(context))
+        sources.append(Source(oracle, "oracle", (context,), standardise=False))
+    digests = {c: screen.digest(c) for c in contexts}
+    groups = []
+    for number, source in enumerate(sources):
+        for fold in split.numbers:
+            trials = tuple(_trials(screen, split, digests, source, fold, chosen, seed))
+            groups.append(Group(number, fold, trials))
+    return Plan(screen, split, tuple(sources), tuple(groups), tuple(notes))
+
+
+def _trials(
+    screen: Screen, split: Split, digests: dict[str, str], source: Source, fold: int, chosen: Sequence[Probe], seed: int
+) -> list[Trial]:
+    made = []
+    embedding = source.embedding
+    baselines = [{"name": NO_CHANGE, "rule": 1}, {"name": TRAIN_MEAN, "rule": 1}]
+    identities = baselines if embedding is None else [p.identity() for p in chosen]
+    for context in source.contexts:
+        for identity in identities:
+            # The row permutation and the random vectors are in the embedding's digest already.
+            depends = dependencies(
+                responses=digests[context], split=split.digest, fold=fold, probe=identity, standardise=source.standardise,
+                embedding=embedding.digest if embedding else None, seed=seed if embedding else 0,
+            )  # fmt: skip
+            made.append(Trial(
+                screen=screen.name, context=context, response=screen.response, split=split.name, fold=fold,
+                embedding=embedding.name if embedding else BASELINE, probe=str(identity["name"]), seed=seed,
+                role=source.role, modality=embedding.card.modality if embedding else "baseline",
+                simulated=screen.simulated, depends=depends,
+            ))  # fmt: skip
+    return made
+
+
+def _check_names(embeddings: Sequence[Embedding]) -> None:
+    names = [e.name for e in embeddings]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(f"two embeddings are named {some(twice)}. Name them apart: --embedding NAME=FILE.")
+    taken = [n for n in names if n in RESERVED or n.endswith(PERMUTED_SUFFIX)]
+    if taken:
+        raise InputError(f"{some(taken)} is the name of a control. Name the embedding otherwise: --embedding NAME=FILE.")
+
+
+def _check_coverage(
+    embedding: Embedding, screen: Screen, sides: dict[tuple[str, int], tuple[list[str], list[str]]]
+) -> str:
+    coverage = embedding.coverage(screen.pert_ids)
+    if not coverage.covered:
+        raise InputError(
+            f"embedding {embedding.name!r} shares no id with screen {screen.name!r}: the embedding has {some(embedding.ids, 4)}, "
+            f"the screen {some(screen.pert_ids, 4)}. Translate one of them to the other's identifiers."
+        )
+    for (context, fold), (train, _) in sides.items():
+        known = len(embedding.coverage(train).covered)
+        if known < MIN_TRAIN:
+            raise InputError(
+                f"embedding {embedding.name!r} covers {known} of {len(train)} training perturbations in context {context!r}, "
+                f"fold {fold}; a probe needs at least {MIN_TRAIN}. Leave it out, or leave out the context (--contexts)."
+            )
+    return f"covers {coverage}"

@@ -1,0 +1,292 @@
+"""The main job: benchmark embeddings on a screen, store everything, and resume where it stopped."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from panmodal.embeddings.embedding import Embedding
+from panmodal.errors import InputError, StoreError
+from panmodal.evaluation.execute import Options, run_groups
+from panmodal.evaluation.metrics import METRICS, Comparison, metrics_for, score_rows
+from panmodal.evaluation.plan import Plan, make_plan
+from panmodal.evaluation.scores import as_row_table, tidy_scores
+from panmodal.evaluation.store import Store, describe_conflicts, safe_name
+from panmodal.evaluation.trials import Trial
+from panmodal.evaluation.workspace import lay_out
+from panmodal.screens.screen import Screen
+from panmodal.screens.splits import Split, make_split
+
+OVERWRITE = ("never", "missing", "always")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder that was run.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    plan
+        What was asked for.
+    computed, reused
+        Trials computed now, and found done already.
+    """
+
+    path: Path
+    plan: Plan
+    computed: int
+    reused: int
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """The tidy score table of the folder: one row per trial, fallback and metric."""
+        return Store(self.path).scores()
+
+    @property
+    def perturbations(self) -> pd.DataFrame:
+        """One row per trial and test perturbation, one column per metric."""
+        return Store(self.path).perturbations()
+
+    def leaderboard(self, **options: Any) -> pd.DataFrame:
+        """The leaderboard of the folder; see :func:`panmodal.insight.leaderboard.leaderboard`."""
+        from panmodal.insight.leaderboard import leaderboard
+
+        return leaderboard(self.scores, **options)
+
+
+def run(
+    screen: Screen,
+    embeddings: Sequence[Embedding],
+    out: str | Path,
+    *,
+    split: Split | None = None,
+    folds: int = 5,
+    seed: int = 42,
+    probes: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    permuted: bool = False,
+    n_jobs: int | None = None,
+    overwrite: str = "missing",
+    keep_predictions: bool = True,
+    progress: Progress | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+    about: dict[str, Any] | None = None,
+) -> Results:
+    """Benchmark embeddings on a screen.
+
+    For every context, fold, embedding and probe the probe is fitted on the training perturbations and predicts the
+    held-out ones. Baselines (no change, train mean), a random embedding and the idealised oracle are always run too.
+
+    Parameters
+    ----------
+    screen, embeddings
+        What was measured, and what is to be compared.
+    out
+        Results folder; made if absent. What is done in it already is not computed again.
+    split
+        Folds; ``make_split(screen.pert_ids, n_folds=folds, seed=seed)`` unless given.
+    probes, metrics
+        Names; all that serve the kind of response unless given.
+    permuted
+        Also run a row-permuted copy of each embedding.
+    n_jobs
+        Processes; as many as there are cores unless given.
+    overwrite
+        ``missing`` computes what is not there; ``never`` refuses a folder that holds trials; ``always`` computes all
+        trials of this plan anew and replaces those of the same name whose inputs differ.
+    keep_predictions
+        Store predictions, so that new metrics need no refitting.
+    progress
+        Called with (trials done, trials to do).
+    on_plan
+        Called with the plan before anything is computed.
+    about
+        Recorded with the run (config, files).
+
+    Raises
+    ------
+    InputError
+        Something about the inputs; see :func:`panmodal.evaluation.plan.make_plan`.
+    StoreError
+        The folder is of another format, cannot be written, or holds other results under the same names.
+    """
+    if overwrite not in OVERWRITE:
+        raise InputError(f"overwrite is {overwrite!r}; it must be one of {', '.join(OVERWRITE)}.")
+    if not embeddings:
+        raise InputError("no embedding to benchmark; give at least one (--embedding FILE).")
+    chosen = [m.name for m in metrics_for(screen.response, metrics)]
+    split = split or make_split(screen.pert_ids, n_folds=folds, seed=seed)
+    plan = make_plan(screen, embeddings, split, probe_names=probes, seed=seed, permuted=permuted)
+    if on_plan:
+        on_plan(plan)
+    store = Store(out, create=True)
+    _settle(store, plan.trials, overwrite)
+    split.write(store.path / "splits" / f"{safe_name(split.name)}-{split.digest[:8]}.csv")
+    readouts = screen.readouts
+    for context in screen.contexts:
+        ids, values = screen.responses(context)
+        store.write_responses(screen.digest(context), ids, values, readouts)
+    store.save_run(plan.trials, {**(about or {}), **_inputs(plan)})
+    computed = _execute(plan, store, chosen, overwrite, n_jobs, keep_predictions, progress)
+    compile_scores(store)
+    return Results(store.path, plan, computed, len(plan.trials) - computed)
+
+
+def _settle(store: Store, trials: Sequence[Trial], overwrite: str) -> None:
+    """Apply the overwrite mode; refuse to mix trials that only share their names."""
+    if overwrite == "never":
+        if store.trials():
+            raise StoreError(f"{store.path}: holds trials already and --overwrite is never. Give another --out.")
+        return
+    conflicts = store.conflicts(trials)
+    if conflicts and overwrite == "missing":
+        raise StoreError(
+            f"{store.path}: {len(conflicts)} trial(s) go by the same names but are not the same: {describe_conflicts(conflicts)} "
+            "changed. Rename what changed (--name, --embedding NAME=FILE), give another --out, or replace the old "
+            "trials with --overwrite always."
+        )
+    if conflicts:
+        store.forget(old for old, _ in conflicts)
+
+
+def _execute(
+    plan: Plan, store: Store, metrics: list[str], overwrite: str, n_jobs: int | None, keep: bool, progress: Progress | None
+) -> int:
+    """Compute the trials that are wanted and not there; return their number."""
+    seen: set[str] = set()
+    todo = []
+    for group in plan.groups:
+        wanted = []
+        for trial in group.trials:
+            if trial.digest not in seen and (overwrite == "always" or not store.has_trial(trial.digest)):
+                wanted.append(trial)
+            seen.add(trial.digest)
+        if wanted:
+            todo.append(replace(group, trials=tuple(wanted)))
+    total = sum(len(g.trials) for g in todo)
+    if progress:
+        progress(0, total)
+    if not todo:
+        return 0
+    # The widest embeddings take longest; started first, they do not hold up the end.
+    todo.sort(key=lambda g: -_width(plan, g.source))
+    contexts = {t.context for g in todo for t in g.trials}
+    with tempfile.TemporaryDirectory(prefix="panmodal-") as folder:
+        workspace = lay_out(plan, Path(folder), contexts=contexts, sources={g.source for g in todo},
+                            ranks=any("Spearman" in m for m in metrics))  # fmt: skip
+        options = Options(store.path.resolve(), tuple(metrics), tuple(s.standardise for s in plan.sources), keep)
+        done = 0
+        for finished in run_groups(todo, workspace, options, n_jobs or os.cpu_count() or 1):
+            done += finished
+            if progress:
+                progress(done, total)
+    return total
+
+
+def _width(plan: Plan, source: int) -> int:
+    embedding = plan.sources[source].embedding
+    return 0 if embedding is None else embedding.dims + (10_000 if not plan.sources[source].standardise else 0)
+
+
+def _inputs(plan: Plan) -> dict[str, Any]:
+    screen = plan.screen
+    return {
+        "screen": {
+            "name": screen.name, "response": screen.response, "description": screen.description,
+            "simulated": screen.simulated, "digests": {c: screen.digest(c) for c in screen.contexts},
+        },
+        "split": {"name": plan.split.name, "digest": plan.split.digest, "unseen": plan.split.unseen, "seed": plan.split.seed},
+        "embeddings": [
+            {"card": s.embedding.card.model_dump(mode="json"), "digest": s.embedding.digest, "role": s.role,
+             "covered": len(s.embedding.ids), "asked": len(screen.pert_ids)}
+            for s in plan.sources if s.embedding is not None
+        ],
+    }  # fmt: skip
+
+
+def compile_scores(store: Store) -> pd.DataFrame:
+    """Gather the values of all finished trials into ``scores.parquet`` and ``perturbations.parquet``.
+
+    Trials whose values are absent, damaged or of an older formula are scored again from their predictions.
+    """
+    frames, available, labels = [], {}, []
+    for trial in store.trials():
+        if trial.digest not in available:
+            if not store.has_trial(trial.digest):
+                continue
+            found = store.read_rows(trial.digest)
+            if found is None or any(METRICS[m].rule != r for m, r in found[1].items() if m in METRICS):
+                rescore_trial(store, trial, [m.name for m in metrics_for(trial.response)] if found is None else list(found[1]))
+                found = store.read_rows(trial.digest)
+            assert found is not None
+            frames.append(found[0])
+            available[trial.digest] = (set(found[1]), store.trial_record(trial.digest)["hyperparameters"])
+        record = trial.to_record()
+        record.pop("depends")
+        labels.append({**record, "hyperparameters": available[trial.digest][1]})
+    if not frames:
+        raise StoreError(f"{store.path}: no finished trial. Run panmodal run first.")
+    rows = pd.concat(frames, ignore_index=True)
+    scores = tidy_scores(rows, pd.DataFrame(labels))
+    known = pd.DataFrame([(t, m) for t, (ms, _) in available.items() for m in ms], columns=["trial", "metric"])
+    scores = scores.merge(known, on=["trial", "metric"])
+    store.write_table("perturbations", rows)
+    store.write_table("scores", scores)
+    return scores
+
+
+def rescore_trial(store: Store, trial: Trial, metrics: Sequence[str]) -> None:
+    """Compute metrics of a trial from its stored predictions and the stored responses.
+
+    Raises
+    ------
+    StoreError
+        The predictions were not kept.
+    """
+    found = store.read_trial(trial.digest)
+    if found.values is None:
+        raise StoreError(
+            f"{store.path}: trial {trial.digest} ({trial.embedding}, {trial.probe}) was run without keeping predictions; "
+            "run it again with them to compute metrics."
+        )
+    ids, values, _ = store.read_responses(trial.depends["responses"])
+    where = {i: k for k, i in enumerate(ids)}
+    comparison = Comparison(found.values, values[[where[i] for i in found.pert_ids]], found.train_mean)
+    scored = score_rows(comparison, [METRICS[m] for m in metrics])
+    rules = {m: METRICS[m].rule for m in metrics}
+    store.write_rows(trial.digest, as_row_table(trial.digest, found.pert_ids, found.covered, scored), rules)
+
+
+def rescore(path: str | Path, metrics: Sequence[str] | None = None, progress: Progress | None = None) -> pd.DataFrame:
+    """Recompute scores from stored predictions, without fitting anything; return the new score table.
+
+    Parameters
+    ----------
+    path
+        Results folder.
+    metrics
+        Metrics to compute; all that serve each trial's kind of response unless given.
+    progress
+        Called with (trials done, trials to do).
+    """
+    from threadpoolctl import threadpool_limits
+
+    store = Store(path)
+    trials = {t.digest: t for t in store.trials() if store.has_trial(t.digest)}
+    with threadpool_limits(limits=1):
+        for k, trial in enumerate(trials.values()):
+            if progress:
+                progress(k, len(trials))
+            rescore_trial(store, trial, [m.name for m in metrics_for(trial.response, metrics)])
+    if progress:
+        progress(len(trials), len(trials))
+    return compile_scores(store)

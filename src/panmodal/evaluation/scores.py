@@ -1,0 +1,81 @@
+"""From values per perturbation to the tidy score table: what is averaged over which ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from panmodal.evaluation.metrics import METRICS
+
+FALLBACKS = ("filled", "covered", "common")
+"""Which test ids a score averages over: all with the train mean filled in for the uncovered; the covered; those covered by
+every embedding of the task."""
+
+LABELS = ["screen", "context", "response", "split", "fold", "embedding", "probe", "seed"]
+COLUMNS = [
+    *LABELS, "fallback", "metric", "value", "n_test", "n_covered", "hyperparameters", "trial",
+    "role", "modality", "simulated", "n_scored", "n_undefined",
+]  # fmt: skip
+FOLD_OF_TASK = ["screen", "context", "response", "split", "fold"]
+
+
+def mark_common(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.Series:
+    """Tell for each row (trial, pert_id) whether every embedding of its task and fold covers that id."""
+    ranked = trials.loc[trials["role"] == "embedding", ["trial", *FOLD_OF_TASK]].drop_duplicates()
+    covered = rows[["trial", "pert_id", "covered"]].merge(ranked, on="trial")
+    everywhere = covered.groupby([*FOLD_OF_TASK, "pert_id"], sort=False)["covered"].all().rename("common").reset_index()
+    keyed = rows[["trial", "pert_id"]].merge(trials[["trial", *FOLD_OF_TASK]].drop_duplicates("trial"), on="trial", how="left")
+    merged = keyed.merge(everywhere, on=[*FOLD_OF_TASK, "pert_id"], how="left")
+    # Where no embedding was run (controls only), all ids are common.
+    return merged["common"].astype("boolean").fillna(True).astype(bool).set_axis(rows.index)
+
+
+def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Aggregate values per perturbation to one row per trial, fallback and metric.
+
+    Parameters
+    ----------
+    rows
+        Columns ``trial``, ``pert_id``, ``covered`` and one per metric (NaN where undefined).
+    trials
+        One row per trial: :data:`LABELS`, ``trial``, ``role``, ``modality``, ``simulated``, ``hyperparameters``. Two
+        rows may share a trial when the same content goes by two names.
+
+    Returns
+    -------
+    pandas.DataFrame
+        :data:`COLUMNS`; ``value`` is the mean over the ``n_scored`` rows where the metric is defined (or has a no-skill
+        value) and null if there is none; ``n_undefined`` counts the undefined ones.
+    """
+    metrics = [m for m in METRICS if m in rows.columns]
+    rows = rows.reset_index(drop=True)
+    masks = {"filled": np.ones(len(rows), dtype=bool), "covered": rows["covered"].to_numpy(dtype=bool),
+             "common": mark_common(rows, trials).to_numpy()}  # fmt: skip
+    counts = rows.groupby("trial", sort=False)["covered"].agg(n_test="size", n_covered="sum").reset_index()
+    values = rows[metrics].astype(np.float64)
+    undefined = values.isna()
+    filled = values.fillna({m: v for m in metrics if (v := METRICS[m].no_skill) is not None})
+    pieces = []
+    for fallback, mask in masks.items():
+        key = rows.loc[mask, "trial"]
+        index = pd.Index(rows["trial"].unique(), name="trial")
+        mean = filled[mask].groupby(key, sort=False).mean().reindex(index)
+        scored = filled[mask].notna().groupby(key, sort=False).sum().reindex(index, fill_value=0)
+        unknown = undefined[mask].groupby(key, sort=False).sum().reindex(index, fill_value=0)
+        piece = mean.reset_index().melt("trial", var_name="metric", value_name="value")
+        piece["n_scored"] = scored.reset_index().melt("trial")["value"].astype(np.int64)
+        piece["n_undefined"] = unknown.reset_index().melt("trial")["value"].astype(np.int64)
+        pieces.append(piece.assign(fallback=fallback))
+    table = trials.merge(pd.concat(pieces), on="trial").merge(counts, on="trial")
+    table = table.astype({"n_test": np.int64, "n_covered": np.int64, "fold": np.int64, "seed": np.int64})
+    order = {name: k for k, name in enumerate(metrics)}
+    table = table.assign(_m=table["metric"].map(order), _f=table["fallback"].map({f: k for k, f in enumerate(FALLBACKS)}))
+    table = table.sort_values([*LABELS, "_f", "_m"], kind="stable")
+    return table[COLUMNS].reset_index(drop=True)
+
+
+def as_row_table(trial: str, pert_ids: list[str], covered: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """One row per test perturbation of a trial."""
+    return pd.DataFrame({"trial": trial, "pert_id": pert_ids, "covered": covered, **values})

@@ -1,0 +1,297 @@
+"""The results folder: predictions and scores of trials, content-addressed, each file whole or absent."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from panmodal._digest import digest_json
+from panmodal._files import atomic_path, write_text
+from panmodal._version import __version__
+from panmodal.errors import StoreError, some
+from panmodal.evaluation.trials import Trial
+
+FORMAT = 1
+"""Version of the layout of a results folder."""
+MANIFEST = "panmodal.json"
+META = b"panmodal"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Stored predictions of one trial.
+
+    Attributes
+    ----------
+    pert_ids, covered
+        Test ids and whether the embedding covered them; uncovered rows hold the train mean.
+    values
+        Predictions, m x t, float32; None where they were not kept.
+    train_mean
+        Mean training response, length t, float32.
+    record
+        Labels, digest, hyper-parameters, seconds and version.
+    """
+
+    pert_ids: list[str]
+    covered: NDArray[np.bool_]
+    values: NDArray[np.float32] | None
+    train_mean: NDArray[np.float32]
+    record: dict[str, Any]
+
+
+class Store:
+    """A results folder.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    create
+        Make it if it is not there; otherwise its absence is an error.
+
+    Raises
+    ------
+    StoreError
+        Not a results folder, or one of another format version.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self.path = Path(path)
+        manifest = self.path / MANIFEST
+        if manifest.exists():
+            try:
+                found = json.loads(manifest.read_text(encoding="utf-8"))
+                version = int(found["format"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise StoreError(f"{manifest}: damaged ({error}); it should say {{\"format\": {FORMAT}}}.") from error
+            if version != FORMAT:
+                raise StoreError(
+                    f"{self.path}: written in format {version} by panmodal {found.get('version', '?')}; this is panmodal "
+                    f"{__version__} with format {FORMAT}. Give another --out, or use the version that wrote it."
+                )
+        elif not create:
+            raise StoreError(f"{self.path}: not a results folder (it has no {MANIFEST}). Make one with panmodal run --out.")
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise StoreError(f"{self.path}: exists, is not empty and is not a results folder; give another --out.")
+        else:
+            write_text(manifest, json.dumps({"format": FORMAT, "version": __version__}) + "\n")
+
+    # --- plans -------------------------------------------------------------------------------------------------------
+
+    def save_run(self, trials: Sequence[Trial], about: dict[str, Any]) -> Path:
+        """Record a plan: its trials with their labels, and what it was made from. The same plan is the same file."""
+        records = [t.to_record() for t in trials]
+        name = digest_json([about, sorted(r["trial"] for r in records)])
+        target = self.path / "runs" / f"{name}.json"
+        write_text(target, json.dumps({**about, "version": __version__, "trials": records}, indent=1, ensure_ascii=False))
+        return target
+
+    def runs(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """All recorded plans, oldest first."""
+        for path in sorted((self.path / "runs").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name)):
+            try:
+                yield path, json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise StoreError(f"{path}: damaged ({error}). Remove it and run its command again.") from error
+
+    def trials(self) -> list[Trial]:
+        """All planned trials, each label once."""
+        found: dict[tuple[Any, ...], Trial] = {}
+        for _, run in self.runs():
+            for record in run["trials"]:
+                trial = Trial.from_record(record)
+                found[trial.key] = trial
+        return list(found.values())
+
+    def conflicts(self, trials: Iterable[Trial]) -> list[tuple[Trial, Trial]]:
+        """Pairs (planned before, planned now) that go by the same labels but are not the same trial."""
+        before = {t.key: t for t in self.trials()}
+        return [(before[t.key], t) for t in trials if t.key in before and before[t.key].digest != t.digest]
+
+    def forget(self, trials: Iterable[Trial]) -> None:
+        """Remove trials from the recorded plans, and their files unless another plan needs them."""
+        gone = {(t.key, t.digest) for t in trials}
+        for path, run in list(self.runs()):
+            kept = [r for r in run["trials"] if (Trial.from_record(r).key, r["trial"]) not in gone]
+            if len(kept) < len(run["trials"]):
+                if kept:
+                    write_text(path, json.dumps({**run, "trials": kept}, indent=1, ensure_ascii=False))
+                else:
+                    path.unlink()
+        needed = {t.digest for t in self.trials()}
+        for digest in {d for _, d in gone} - needed:
+            self._trial_path(digest).unlink(missing_ok=True)
+            self._rows_path(digest).unlink(missing_ok=True)
+
+    # --- trials ------------------------------------------------------------------------------------------------------
+
+    def _trial_path(self, digest: str) -> Path:
+        return self.path / "trials" / digest[:2] / f"{digest}.parquet"
+
+    def _rows_path(self, digest: str) -> Path:
+        return self.path / "scores" / digest[:2] / f"{digest}.parquet"
+
+    def write_trial(self, digest: str, predictions: Predictions) -> None:
+        """Store the predictions of a trial, atomically; the file's presence means that the trial is done."""
+        import pyarrow as pa
+
+        columns: dict[str, Any] = {"pert_id": pa.array(predictions.pert_ids, pa.string()),
+                                   "covered": pa.array(predictions.covered)}  # fmt: skip
+        if predictions.values is not None:
+            flat = np.ascontiguousarray(predictions.values, dtype=np.float32)
+            columns["prediction"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+        meta = {META: json.dumps({**predictions.record, "trial": digest}, ensure_ascii=False).encode(),
+                b"train_mean": np.asarray(predictions.train_mean, dtype="<f4").tobytes().hex().encode()}  # fmt: skip
+        _write(pa.table(columns).replace_schema_metadata(meta), self._trial_path(digest))
+
+    def read_trial(self, digest: str) -> Predictions:
+        """Read the predictions of a trial.
+
+        Raises
+        ------
+        StoreError
+            Not there, or damaged.
+        """
+        table, record = _read(self._trial_path(digest))
+        if record.get("trial") != digest:
+            raise StoreError(f"{self._trial_path(digest)}: holds trial {record.get('trial')}; the file was renamed.")
+        values = None
+        if "prediction" in table.column_names:
+            column = table["prediction"].combine_chunks()
+            values = column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+        mean = np.frombuffer(bytes.fromhex(table.schema.metadata[b"train_mean"].decode()), dtype="<f4")
+        return Predictions(table["pert_id"].to_pylist(), table["covered"].to_numpy(), values, mean, record)
+
+    def trial_record(self, digest: str) -> dict[str, Any]:
+        """Read the record of a trial without its predictions."""
+        return _read(self._trial_path(digest), columns=["pert_id"])[1]
+
+    def has_trial(self, digest: str) -> bool:
+        """Whether a trial is done: its file is there and can be read (a damaged one counts as absent)."""
+        path = self._trial_path(digest)
+        if not path.exists():
+            return False
+        try:
+            return bool(_read(path, columns=["pert_id"])[1].get("trial") == digest)
+        except StoreError:
+            return False
+
+    # --- values per perturbation --------------------------------------------------------------------------------------
+
+    def write_rows(self, digest: str, rows: pd.DataFrame, rules: dict[str, int]) -> None:
+        """Store the metrics of each test perturbation of a trial; ``rules`` are the versions of their formulae."""
+        import pyarrow as pa
+
+        table = pa.Table.from_pandas(rows.drop(columns="trial", errors="ignore"), preserve_index=False)
+        meta = {META: json.dumps({"trial": digest, "rules": rules}).encode()}
+        _write(table.replace_schema_metadata(meta), self._rows_path(digest))
+
+    def read_rows(self, digest: str) -> tuple[pd.DataFrame, dict[str, int]] | None:
+        """Return the stored metrics of a trial and the versions of their formulae; None if absent or damaged."""
+        path = self._rows_path(digest)
+        if not path.exists():
+            return None
+        try:
+            table, record = _read(path)
+        except StoreError:
+            return None
+        return table.to_pandas().assign(trial=digest), dict(record["rules"])
+
+    # --- responses ---------------------------------------------------------------------------------------------------
+
+    def write_responses(self, digest: str, ids: Sequence[str], values: NDArray[np.float32], readouts: Sequence[str]) -> None:
+        """Keep the true responses of a context, so that the folder can be rescored without the screen's file."""
+        import pyarrow as pa
+
+        path = self.path / "responses" / f"{digest}.parquet"
+        if path.exists():
+            return
+        flat = np.ascontiguousarray(values, dtype=np.float32)
+        table = pa.table({
+            "pert_id": pa.array(list(ids), pa.string()),
+            "response": pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1]),
+        })  # fmt: skip
+        _write(table.replace_schema_metadata({META: json.dumps({"readouts": list(readouts)}).encode()}), path)
+
+    def read_responses(self, digest: str) -> tuple[list[str], NDArray[np.float32], list[str]]:
+        """Return ids, responses (ids x read-outs) and read-outs of a context."""
+        table, record = _read(self.path / "responses" / f"{digest}.parquet")
+        flat = table["response"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return table["pert_id"].to_pylist(), flat.reshape(table.num_rows, -1), list(record["readouts"])
+
+    # --- tables ------------------------------------------------------------------------------------------------------
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> Path:
+        """Write ``name.parquet`` at the top of the folder."""
+        import pyarrow as pa
+
+        target = self.path / f"{name}.parquet"
+        _write(pa.Table.from_pandas(frame, preserve_index=False), target)
+        return target
+
+    def scores(self) -> pd.DataFrame:
+        """Read ``scores.parquet``."""
+        path = self.path / "scores.parquet"
+        if not path.exists():
+            raise StoreError(f"{self.path}: no scores yet (no scores.parquet). Finish the run, or use panmodal rescore.")
+        return _read(path)[0].to_pandas()
+
+    def perturbations(self) -> pd.DataFrame:
+        """Read ``perturbations.parquet``: one row per trial and test perturbation, one column per metric."""
+        path = self.path / "perturbations.parquet"
+        if not path.exists():
+            raise StoreError(f"{self.path}: no perturbations.parquet. Finish the run, or use panmodal rescore.")
+        return _read(path)[0].to_pandas()
+
+
+def safe_name(text: str) -> str:
+    """Make a label usable as a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+
+
+def _write(table: Any, target: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic_path(target) as partial:
+        try:
+            pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+        except pa.ArrowException as error:
+            raise OSError(getattr(error, "errno", None) or 5, str(error)) from error
+
+
+def _read(path: Path, columns: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        raise StoreError(f"{path}: missing. Run the same command again to compute it.")
+    try:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
+        record = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"{path}: damaged ({error}). Remove it and run the same command again.") from error
+    return table, record
+
+
+def describe_conflicts(conflicts: Sequence[tuple[Trial, Trial]]) -> str:
+    """Say which inputs changed between trials that go by the same labels."""
+    reasons: dict[str, list[str]] = {}
+    words = {"responses": "the responses of screen", "split": "the split", "embedding": "the embedding",
+             "probe": "the probe", "rules": "the rules of this version"}  # fmt: skip
+    for old, new in conflicts:
+        for part, word in words.items():
+            if old.depends.get(part) != new.depends.get(part):
+                label = {"responses": new.screen, "split": new.split, "embedding": new.embedding,
+                         "probe": new.probe, "rules": "panmodal"}[part]  # fmt: skip
+                reasons.setdefault(word, []).append(label)
+    return "; ".join(f"{word} {some(dict.fromkeys(labels), 3)}" for word, labels in reasons.items())

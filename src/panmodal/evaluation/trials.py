@@ -1,0 +1,85 @@
+"""Trials: the unit that is run, stored and resumed, and the digest that says which two are the same."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from panmodal._digest import digest_json
+
+RULES = {"projection": 1, "train-mean fill": 1, "inner folds": 1}
+"""Versions of the rules that every trial depends on; raise one whenever it changes results."""
+
+BASELINE = "none"
+"""Name in the embedding column of baselines that use no embedding."""
+NO_CHANGE = "no change"
+TRAIN_MEAN = "train mean"
+
+ROLES = ("embedding", "baseline", "control", "oracle")
+"""embedding: compared and ranked; baseline: predicts without any embedding; control: carries no information;
+oracle: has seen the answers."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One task x fold x embedding x probe x seed.
+
+    The first fields are labels for people; ``depends`` holds what the result depends on, and alone makes the digest.
+    """
+
+    screen: str
+    context: str
+    response: str
+    split: str
+    fold: int
+    embedding: str
+    probe: str
+    seed: int
+    role: str
+    modality: str
+    simulated: bool
+    depends: dict[str, Any] = field(hash=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the trial: same digest, same result, never computed twice."""
+        return digest_json(self.depends)
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int, str, str, int]:
+        """The labels under which a trial appears in tables; within a results folder they mean one digest."""
+        return (self.screen, self.context, self.response, self.split, self.fold, self.embedding, self.probe, self.seed)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the trial as plain values, with its digest."""
+        return {**asdict(self), "trial": self.digest}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Trial:
+        """Rebuild a trial from :meth:`to_record`."""
+        return cls(**{k: v for k, v in record.items() if k != "trial"})
+
+
+def dependencies(
+    *, responses: str, split: str, fold: int, embedding: str | None, probe: dict[str, Any], standardise: bool, seed: int
+) -> dict[str, Any]:
+    """Collect what a trial depends on.
+
+    Parameters
+    ----------
+    responses, split, embedding
+        Content digests; no embedding for baselines.
+    fold
+        Held-out fold.
+    probe
+        The probe's identity (name, grid, rule).
+    standardise
+        Whether the vectors are standardised before the PCA.
+    seed
+        Seed of the run; the probes at hand are deterministic, but controls are drawn from it.
+    """
+    return {
+        "responses": responses, "split": split, "fold": fold, "embedding": embedding, "probe": probe,
+        "standardise": standardise, "seed": seed, "rules": RULES,
+    }  # fmt: skip

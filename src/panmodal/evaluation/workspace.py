@@ -1,0 +1,112 @@
+"""Inputs that all workers read: matrices laid out once on disk and memory-mapped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panmodal.evaluation.plan import Plan
+from panmodal.evaluation.ranks import average_ranks
+from panmodal.screens.splits import Split
+
+
+@dataclass(frozen=True)
+class ContextData:
+    """Where the matrices of a context lie.
+
+    ``ids`` label the rows of ``values`` (n x t, float32), ``gram`` (n x n, float64, uncentred) and the two rank matrices
+    (n x t, float32; empty paths where no metric needs them).
+    """
+
+    ids: tuple[str, ...]
+    values: str
+    gram: str
+    ranks: str = ""
+    centred_ranks: str = ""
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """Where the vectors of a source lie: ``ids`` label the rows of ``vectors``."""
+
+    ids: tuple[str, ...]
+    vectors: str
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """All inputs of a plan, small enough to be sent to every worker."""
+
+    split: Split
+    contexts: dict[str, ContextData]
+    sources: dict[int, SourceData]
+
+
+def train_mean(values: NDArray[np.floating], rows: Any) -> NDArray[np.float32]:
+    """Mean training response (length t), rounded to single precision as predictions are."""
+    return np.asarray(values)[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def open_matrix(path: str) -> NDArray[Any]:
+    """Memory-map a matrix; each process maps a file once."""
+    return _open(path)
+
+
+@lru_cache(maxsize=64)
+def _open(path: str) -> NDArray[Any]:
+    return np.load(path, mmap_mode="r")
+
+
+def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], ranks: bool) -> Workspace:
+    """Write the matrices that the given contexts and sources need into ``folder``.
+
+    Parameters
+    ----------
+    ranks
+        Whether ranks of the true responses are needed (Spearman metrics); they are then computed once for all trials.
+    """
+
+    def save(name: str, matrix: NDArray[Any]) -> str:
+        path = folder / f"{name}.npy"
+        np.save(path, matrix)
+        return str(path)
+
+    held: dict[str, ContextData] = {}
+    for k, context in enumerate(plan.screen.contexts):
+        if context not in contexts:
+            continue
+        ids, values = plan.screen.responses(context)
+        paths = {"values": save(f"values{k}", values), "gram": save(f"gram{k}", _gram(values))}
+        if ranks:
+            paths["ranks"] = save(f"ranks{k}", average_ranks(values).astype(np.float32))
+            folds = np.array([plan.split.folds[i] for i in ids])
+            centred = np.empty(values.shape, dtype=np.float32)
+            for fold in plan.split.numbers:
+                test = folds == fold
+                mean = train_mean(values, ~test).astype(np.float64)
+                centred[test] = average_ranks(values[test] - mean)
+            paths["centred_ranks"] = save(f"centred{k}", centred)
+        held[context] = ContextData(tuple(ids), **paths)
+    vectors = {}
+    for k in sorted(sources):
+        embedding = plan.sources[k].embedding
+        if embedding is not None:
+            vectors[k] = SourceData(embedding.ids, save(f"source{k}", embedding.matrix(embedding.ids)))
+    return Workspace(plan.split, held, vectors)
+
+
+def _gram(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Gram matrix in double precision, by blocks of columns so that no second copy of the responses is needed.
+
+    Not centred on purpose: a mean over all rows would let test responses touch the training side.
+    """
+    gram = np.zeros((len(values), len(values)))
+    for start in range(0, values.shape[1], 2048):
+        block = values[:, start : start + 2048].astype(np.float64)
+        gram += block @ block.T
+    return gram
