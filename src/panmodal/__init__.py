@@ -1,0 +1,57 @@
+"""panmodal: the benchmark of perturbation embeddings.
+
+Which representation of a gene or a molecule best predicts how cells respond when that gene is knocked out or that molecule is
+added?
+
+>>> import panmodal
+>>> screen = panmodal.Screen.read("screen.h5ad")            # doctest: +SKIP
+>>> mine = panmodal.Embedding.read("mine.parquet")          # doctest: +SKIP
+>>> results = panmodal.run(screen, [mine], "results/")      # doctest: +SKIP
+>>> results.leaderboard()                                   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from panmodal._version import __version__
+
+if TYPE_CHECKING:
+    from panmodal.embeddings import Card, Embedding, read_embedding
+    from panmodal.errors import InputError, LeakError, PanmodalError, StoreError
+    from panmodal.evaluation.api import run_config, write_leaderboard
+    from panmodal.evaluation.config import RunConfig
+    from panmodal.evaluation.metrics import METRICS
+    from panmodal.evaluation.run import Results, rescore, run
+    from panmodal.evaluation.store import Store
+    from panmodal.insight.leaderboard import leaderboard, overall
+    from panmodal.probes import ProbeCV
+    from panmodal.screens import Screen, Split, make_split, read_screen, read_split
+
+# Loaded on first use, so that importing panmodal is quick.
+_WHERE = {
+    "Card": "embeddings", "Embedding": "embeddings", "read_embedding": "embeddings",
+    "InputError": "errors", "LeakError": "errors", "PanmodalError": "errors", "StoreError": "errors",
+    "run_config": "evaluation.api", "write_leaderboard": "evaluation.api", "RunConfig": "evaluation.config",
+    "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.run", "run": "evaluation.run",
+    "Store": "evaluation.store", "leaderboard": "insight.leaderboard", "overall": "insight.leaderboard",
+    "ProbeCV": "probes",
+    "Screen": "screens", "Split": "screens", "make_split": "screens", "read_screen": "screens", "read_split": "screens",
+}  # fmt: skip
+
+__all__ = [
+    "METRICS", "Card", "Embedding", "InputError", "LeakError", "PanmodalError", "ProbeCV", "Results", "RunConfig", "Screen",
+    "Split", "Store", "StoreError", "__version__", "leaderboard", "make_split", "overall", "read_embedding",
+    "read_screen", "read_split", "rescore", "run", "run_config", "write_leaderboard",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"panmodal.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'panmodal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

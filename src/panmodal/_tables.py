@@ -52,9 +52,7 @@ def read_frame(path: str | Path, text_columns: Iterable[str] = ()) -> pd.DataFra
     try:
         if kind == ".parquet":
             frame = pd.read_parquet(path)
-            if not isinstance(frame.index, pd.RangeIndex):
-                frame = frame.reset_index()
-            elif frame.index.name is not None:
+            if not isinstance(frame.index, pd.RangeIndex) or frame.index.name is not None:
                 frame = frame.reset_index()
         elif kind in TEXT_SUFFIXES:
             separator = TEXT_SUFFIXES[kind]
@@ -93,7 +91,9 @@ def text_ids(values: Sequence[Any], what: str, where: str) -> list[str]:
     text = series.map(lambda v: "" if v is None or v is pd.NA or v != v else _plain(v)).astype(str).str.strip()
     empty = np.flatnonzero((text == "").to_numpy())
     if len(empty):
-        raise InputError(f"{where}: {what} is empty in row(s) {some(int(i) + 1 for i in empty)}. Fill it or remove them.")
+        raise InputError(
+            f"{where}: {what} is empty in row(s) {some(int(i) + 1 for i in empty)}. Fill it or remove them."
+        )
     return text.tolist()
 
 

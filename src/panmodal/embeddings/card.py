@@ -45,7 +45,9 @@ def make_card(fields: Mapping[str, Any], where: str) -> Card:
         return Card(**fields)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{where}: the card is not valid ({problems}). Fields are {', '.join(Card.model_fields)}.") from None
+        raise InputError(
+            f"{where}: the card is not valid ({problems}). Fields are {', '.join(Card.model_fields)}."
+        ) from None
 
 
 def sidecar_paths(path: Path) -> list[Path]:

@@ -29,7 +29,7 @@ def random_embedding(ids: Sequence[str], seed: int, dims: int = RANDOM_DIMS) -> 
 
 
 def permuted_embedding(embedding: Embedding, ids: Sequence[str], seed: int) -> Embedding:
-    """The same vectors dealt to the wrong ids: same coverage, distribution and dims, no information.
+    """Deal the same vectors to the wrong ids: same coverage, distribution and dims, no information.
 
     Only the covered ids among ``ids`` are kept, so that the coverage of a screen stays the same.
     """

@@ -93,7 +93,9 @@ class Embedding:
         unique_ids(ids, "id", where, "Keep one vector for each id.")
         require_finite(vectors, ids, [str(d) for d in range(vectors.shape[1])], where, "embedding")
         if self.card.dims not in (None, vectors.shape[1]):
-            raise InputError(f"{where}: the card says {self.card.dims} dimensions, the vectors have {vectors.shape[1]}.")
+            raise InputError(
+                f"{where}: the card says {self.card.dims} dimensions, the vectors have {vectors.shape[1]}."
+            )
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "card", self.card.model_copy(update={"dims": vectors.shape[1]}))
@@ -149,8 +151,8 @@ class Embedding:
             if row is not None:
                 out[k] = self.vectors[row]
                 continue
-            pieces = [self._row.get(p) for p in parts(i)]
-            if self.combine == "none" or len(pieces) == 1 or None in pieces:
+            pieces = [self._row[p] for p in parts(i) if p in self._row]
+            if self.combine == "none" or len(pieces) < max(2, len(parts(i))):
                 raise InputError(f"embedding {self.name!r} has no vector for {i!r}.")
             total = self.vectors[pieces].sum(axis=0, dtype=np.float64)
             out[k] = total / len(pieces) if self.combine == "mean" else total

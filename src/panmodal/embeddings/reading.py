@@ -136,7 +136,7 @@ def _from_npz(path: Path) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
         raise InputError(
             f"{path}: needs arrays 'ids' (text) and 'vectors' (ids x dims), or one vector for each id; holds {some(arrays)}."
         )
-    ids, stacked = _stack({k: v for k, v in arrays.items()}, str(path))
+    ids, stacked = _stack(arrays, str(path))
     return ids, stacked, embedded
 
 
@@ -164,7 +164,9 @@ def _from_pickle(path: Path, kind: str) -> tuple[list[str], NDArray[Any]]:
         raise InputError(f"{path}: cannot be unpickled ({type(error).__name__}: {error}).") from error
     if not isinstance(loaded, Mapping) or not loaded:
         raise InputError(f"{path}: holds a {type(loaded).__name__}; want a dictionary from id to vector.")
-    as_arrays = {str(k): np.asarray(v.detach().float().numpy() if hasattr(v, "detach") else v) for k, v in loaded.items()}
+    as_arrays = {
+        str(k): np.asarray(v.detach().float().numpy() if hasattr(v, "detach") else v) for k, v in loaded.items()
+    }
     return _stack(as_arrays, str(path))
 
 
@@ -196,7 +198,11 @@ def _from_table(path: Path, kind: str, id_col: str | None) -> tuple[list[str], N
             raise InputError(f"{path}: no column {id_col!r} for the ids; there are {some(frame.columns, 12)}.")
         column = id_col
     else:
-        text = [c for c in frame.columns if frame[c].dtype.kind in "OUS" or str(frame[c].dtype) in ("string", "str", "category")]
+        text = [
+            c
+            for c in frame.columns
+            if frame[c].dtype.kind in "OUS" or str(frame[c].dtype) in ("string", "str", "category")
+        ]
         named = [c for c in frame.columns if c.lower() in ID_COLUMNS]
         first = named or [c for c in text if c == frame.columns[0]] or text
         if not first:
@@ -242,7 +248,9 @@ def write_embedding(embedding: Embedding, path: str | Path) -> None:
                 )  # fmt: skip
         elif kind in (".csv", ".tsv"):
             frame = pd.DataFrame(embedding.vectors, index=pd.Index(embedding.ids, name="id"), columns=columns)
-            frame.to_csv(partial, sep="," if kind == ".csv" else "\t", compression="infer" if path.suffix != ".gz" else "gzip")
+            frame.to_csv(
+                partial, sep="," if kind == ".csv" else "\t", compression="infer" if path.suffix != ".gz" else "gzip"
+            )
         else:
             raise InputError(f"{path}: an embedding is written as h5ad, parquet, csv, tsv or npz.")
     if kind in (".csv", ".tsv"):

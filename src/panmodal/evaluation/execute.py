@@ -122,7 +122,10 @@ def _predictions(
     if source is None:
         for trial in trials:
             values = np.zeros_like(filled) if trial.probe == NO_CHANGE else filled
-            yield trial, Predictions(list(job.test), np.ones(len(job.test), bool), values, job.mean, _record(trial, {}, 0.0))
+            yield (
+                trial,
+                Predictions(list(job.test), np.ones(len(job.test), bool), values, job.mean, _record(trial, {}, 0.0)),
+            )
         return
     where = {i: k for k, i in enumerate(source.ids)}
     train = tuple(i for i in job.train if i in where)
@@ -131,7 +134,9 @@ def _predictions(
     if (train, test) not in designs:
         vectors = open_matrix(source.vectors)
         designs[train, test] = Design.build(
-            np.asarray(vectors[[where[i] for i in train]]), np.asarray(vectors[[where[i] for i in test]]), standardise=standardise
+            np.asarray(vectors[[where[i] for i in train]]),
+            np.asarray(vectors[[where[i] for i in test]]),
+            standardise=standardise,
         )
     design = designs[train, test]
     targets = job.targets(train)
@@ -161,4 +166,9 @@ def _predictions(
 
 def _record(trial: Trial, hyperparameters: dict[str, Any], seconds: float) -> dict[str, Any]:
     labels = {k: v for k, v in trial.to_record().items() if k != "trial"}
-    return {**labels, "hyperparameters": json.dumps(hyperparameters), "seconds": round(seconds, 6), "version": __version__}
+    return {
+        **labels,
+        "hyperparameters": json.dumps(hyperparameters),
+        "seconds": round(seconds, 6),
+        "version": __version__,
+    }

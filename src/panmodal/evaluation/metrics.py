@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +35,9 @@ class Comparison:
         Average ranks of the rows of ``true`` and of ``true - train_mean`` where they are known already.
     """
 
-    predicted: Matrix
-    true: Matrix
-    train_mean: Matrix
+    predicted: NDArray[Any]
+    true: NDArray[Any]
+    train_mean: NDArray[Any]
     true_ranks: NDArray[np.floating] | None = None
     true_centred_ranks: NDArray[np.floating] | None = None
 

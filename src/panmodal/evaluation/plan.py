@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from panmodal.embeddings.controls import IDEALISED, PERMUTED_SUFFIX, RANDOM, idealised_embedding, permuted_embedding, random_embedding
+from panmodal.embeddings.controls import (
+    IDEALISED,
+    PERMUTED_SUFFIX,
+    RANDOM,
+    idealised_embedding,
+    permuted_embedding,
+    random_embedding,
+)
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, some
 from panmodal.evaluation.trials import BASELINE, NO_CHANGE, TRAIN_MEAN, Trial, dependencies
@@ -160,7 +167,9 @@ def _check_names(embeddings: Sequence[Embedding]) -> None:
         raise InputError(f"two embeddings are named {some(twice)}. Name them apart: --embedding NAME=FILE.")
     taken = [n for n in names if n in RESERVED or n.endswith(PERMUTED_SUFFIX)]
     if taken:
-        raise InputError(f"{some(taken)} is the name of a control. Name the embedding otherwise: --embedding NAME=FILE.")
+        raise InputError(
+            f"{some(taken)} is the name of a control. Name the embedding otherwise: --embedding NAME=FILE."
+        )
 
 
 def _check_coverage(

@@ -57,7 +57,7 @@ class Results:
         return Store(self.path).perturbations()
 
     def leaderboard(self, **options: Any) -> pd.DataFrame:
-        """The leaderboard of the folder; see :func:`panmodal.insight.leaderboard.leaderboard`."""
+        """Make the leaderboard of the folder; see :func:`panmodal.insight.leaderboard.leaderboard`."""
         from panmodal.insight.leaderboard import leaderboard
 
         return leaderboard(self.scores, **options)
@@ -159,7 +159,13 @@ def _settle(store: Store, trials: Sequence[Trial], overwrite: str) -> None:
 
 
 def _execute(
-    plan: Plan, store: Store, metrics: list[str], overwrite: str, n_jobs: int | None, keep: bool, progress: Progress | None
+    plan: Plan,
+    store: Store,
+    metrics: list[str],
+    overwrite: str,
+    n_jobs: int | None,
+    keep: bool,
+    progress: Progress | None,
 ) -> int:
     """Compute the trials that are wanted and not there; return their number."""
     seen: set[str] = set()
@@ -225,7 +231,9 @@ def compile_scores(store: Store) -> pd.DataFrame:
                 continue
             found = store.read_rows(trial.digest)
             if found is None or any(METRICS[m].rule != r for m, r in found[1].items() if m in METRICS):
-                rescore_trial(store, trial, [m.name for m in metrics_for(trial.response)] if found is None else list(found[1]))
+                rescore_trial(
+                    store, trial, [m.name for m in metrics_for(trial.response)] if found is None else list(found[1])
+                )
                 found = store.read_rows(trial.digest)
             assert found is not None
             frames.append(found[0])

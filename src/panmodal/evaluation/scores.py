@@ -26,7 +26,9 @@ def mark_common(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.Series:
     ranked = trials.loc[trials["role"] == "embedding", ["trial", *FOLD_OF_TASK]].drop_duplicates()
     covered = rows[["trial", "pert_id", "covered"]].merge(ranked, on="trial")
     everywhere = covered.groupby([*FOLD_OF_TASK, "pert_id"], sort=False)["covered"].all().rename("common").reset_index()
-    keyed = rows[["trial", "pert_id"]].merge(trials[["trial", *FOLD_OF_TASK]].drop_duplicates("trial"), on="trial", how="left")
+    keyed = rows[["trial", "pert_id"]].merge(
+        trials[["trial", *FOLD_OF_TASK]].drop_duplicates("trial"), on="trial", how="left"
+    )
     merged = keyed.merge(everywhere, on=[*FOLD_OF_TASK, "pert_id"], how="left")
     # Where no embedding was run (controls only), all ids are common.
     return merged["common"].astype("boolean").fillna(True).astype(bool).set_axis(rows.index)
@@ -71,11 +73,15 @@ def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     table = trials.merge(pd.concat(pieces), on="trial").merge(counts, on="trial")
     table = table.astype({"n_test": np.int64, "n_covered": np.int64, "fold": np.int64, "seed": np.int64})
     order = {name: k for k, name in enumerate(metrics)}
-    table = table.assign(_m=table["metric"].map(order), _f=table["fallback"].map({f: k for k, f in enumerate(FALLBACKS)}))
+    table = table.assign(
+        _m=table["metric"].map(order), _f=table["fallback"].map({f: k for k, f in enumerate(FALLBACKS)})
+    )
     table = table.sort_values([*LABELS, "_f", "_m"], kind="stable")
     return table[COLUMNS].reset_index(drop=True)
 
 
-def as_row_table(trial: str, pert_ids: list[str], covered: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def as_row_table(
+    trial: str, pert_ids: list[str], covered: np.ndarray, values: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
     """One row per test perturbation of a trial."""
     return pd.DataFrame({"trial": trial, "pert_id": pert_ids, "covered": covered, **values})

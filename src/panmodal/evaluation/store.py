@@ -72,14 +72,16 @@ class Store:
                 found = json.loads(manifest.read_text(encoding="utf-8"))
                 version = int(found["format"])
             except (ValueError, KeyError, TypeError) as error:
-                raise StoreError(f"{manifest}: damaged ({error}); it should say {{\"format\": {FORMAT}}}.") from error
+                raise StoreError(f'{manifest}: damaged ({error}); it should say {{"format": {FORMAT}}}.') from error
             if version != FORMAT:
                 raise StoreError(
                     f"{self.path}: written in format {version} by panmodal {found.get('version', '?')}; this is panmodal "
                     f"{__version__} with format {FORMAT}. Give another --out, or use the version that wrote it."
                 )
         elif not create:
-            raise StoreError(f"{self.path}: not a results folder (it has no {MANIFEST}). Make one with panmodal run --out.")
+            raise StoreError(
+                f"{self.path}: not a results folder (it has no {MANIFEST}). Make one with panmodal run --out."
+            )
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise StoreError(f"{self.path}: exists, is not empty and is not a results folder; give another --out.")
         else:
@@ -92,7 +94,9 @@ class Store:
         records = [t.to_record() for t in trials]
         name = digest_json([about, sorted(r["trial"] for r in records)])
         target = self.path / "runs" / f"{name}.json"
-        write_text(target, json.dumps({**about, "version": __version__, "trials": records}, indent=1, ensure_ascii=False))
+        write_text(
+            target, json.dumps({**about, "version": __version__, "trials": records}, indent=1, ensure_ascii=False)
+        )
         return target
 
     def runs(self) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -208,7 +212,9 @@ class Store:
 
     # --- responses ---------------------------------------------------------------------------------------------------
 
-    def write_responses(self, digest: str, ids: Sequence[str], values: NDArray[np.float32], readouts: Sequence[str]) -> None:
+    def write_responses(
+        self, digest: str, ids: Sequence[str], values: NDArray[np.float32], readouts: Sequence[str]
+    ) -> None:
         """Keep the true responses of a context, so that the folder can be rescored without the screen's file."""
         import pyarrow as pa
 
@@ -242,7 +248,9 @@ class Store:
         """Read ``scores.parquet``."""
         path = self.path / "scores.parquet"
         if not path.exists():
-            raise StoreError(f"{self.path}: no scores yet (no scores.parquet). Finish the run, or use panmodal rescore.")
+            raise StoreError(
+                f"{self.path}: no scores yet (no scores.parquet). Finish the run, or use panmodal rescore."
+            )
         return _read(path)[0].to_pandas()
 
     def perturbations(self) -> pd.DataFrame:

@@ -53,7 +53,7 @@ class Probe:
     rule: int = 1
 
     def identity(self) -> dict[str, Any]:
-        """What a trial's digest holds of the probe."""
+        """Return what a trial's digest holds of the probe."""
         return {"name": self.name, "parameter": self.parameter, "grid": list(self.grid), "rule": self.rule}
 
 

@@ -104,7 +104,9 @@ class Design:
 
         n = len(x_train)
         if n < MIN_TRAIN:
-            raise InputError(f"{n} training rows with a vector are too few for a probe; at least {MIN_TRAIN} are needed.")
+            raise InputError(
+                f"{n} training rows with a vector are too few for a probe; at least {MIN_TRAIN} are needed."
+            )
         keep = n_components(n, x_train.shape[1])
         inner = []
         for train, test in KFold(INNER_FOLDS, shuffle=True, random_state=INNER_SEED).split(np.empty((n, 0))):

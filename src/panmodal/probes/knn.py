@@ -59,7 +59,9 @@ def row_errors(fold: Fold, targets: Targets, grid: tuple[float, ...]) -> NDArray
         idx = chosen[start : start + step]
         block = within[idx[:, :, None], idx[:, None, :]]
         sums = np.add.reduceat(np.add.reduceat(block, starts, axis=1), starts, axis=2).cumsum(axis=1).cumsum(axis=2)
-        cross = np.add.reduceat(np.take_along_axis(across[start : start + step], idx, axis=1), starts, axis=1).cumsum(axis=1)
+        cross = np.add.reduceat(np.take_along_axis(across[start : start + step], idx, axis=1), starts, axis=1).cumsum(
+            axis=1
+        )
         part = own[start : start + step, None] - 2 * cross / size + np.einsum("ikk->ik", sums) / size**2
         squared[:, start : start + step] = part.T
     for row, k in enumerate(ks):

@@ -85,7 +85,9 @@ def _violation(gram: Matrix, w: Matrix, r: Matrix, alpha: float, usable: NDArray
     """Largest violation of the optimality conditions of each target: slope = alpha sign(w), or |slope| <= alpha at zero."""
     slope = (r - gram @ w)[usable]
     active = w[usable]
-    return np.where(active != 0, np.abs(slope - alpha * np.sign(active)), np.maximum(np.abs(slope) - alpha, 0.0)).max(axis=0)
+    return np.where(active != 0, np.abs(slope - alpha * np.sign(active)), np.maximum(np.abs(slope) - alpha, 0.0)).max(
+        axis=0
+    )
 
 
 def _newton(gram: Matrix, w: Matrix, r: Matrix, alpha: float) -> Matrix:

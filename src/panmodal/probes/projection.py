@@ -13,7 +13,7 @@ MAX_COMPONENTS = 100
 
 
 def n_components(n_train: int, dims: int) -> int:
-    """Number of components kept: min(100, dims, floor(0.8 n) - 1).
+    """Return the number of components kept, min(100, dims, floor(0.8 n) - 1).
 
     The last term is the rank that the smallest inner training fold (4/5 of n, centred) can have, so that the inner
     folds and the final fit use spaces of the same size.
@@ -65,14 +65,16 @@ class Projection:
     def fit(cls, x: Matrix, keep: int, *, standardise: bool = True) -> tuple[Projection, Matrix]:
         """Fit on training rows (n x dims); return the projection and their scores (n x r).
 
-        Standardisation divides by the population standard deviation; constant columns are left unscaled (the rule of
-        scikit-learn's StandardScaler).
+        Standardisation divides by the population standard deviation. Columns that are constant on the training rows carry
+        nothing and are left out: by the rule of scikit-learn's StandardScaler, or because their deviation is below 1e-10 of
+        the largest column's, which is rounding dust that scaling would blow up.
         """
         mean = x.mean(axis=0)
         centred = x - mean
         variance = np.einsum("ij,ij->j", centred, centred) / len(x)
         eps = np.finfo(np.float64).eps
         constant = variance <= len(x) * eps * variance + (len(x) * mean * eps) ** 2
+        constant |= variance <= 1e-20 * variance.max(initial=0.0)
         scale = np.sqrt(np.where(constant | (not standardise), 1.0, variance))
         centred /= scale
         # Rounding leaves dust in constant columns; it must not become a component.

@@ -41,7 +41,9 @@ def find_column(
     if given is not None:
         if given in present:
             return given, []
-        raise InputError(f"{where}: no column {given!r} for the {what}; there are {some(present, 12)}. Give another {flag}.")
+        raise InputError(
+            f"{where}: no column {given!r} for the {what}; there are {some(present, 12)}. Give another {flag}."
+        )
     by_lower: dict[str, str] = {}
     for column in present:
         by_lower.setdefault(column.lower(), column)

@@ -134,11 +134,14 @@ def _table_to_anndata(
         ids = text_ids(frame[pert].tolist(), "the perturbation", str(path))
     about: list[str] = []
     for column in frame.columns:
-        if column.lower() in labels | ANNOTATION_COLUMNS or column in given:
-            about.append(column)
-        elif not pd.api.types.is_numeric_dtype(frame[column]) and pd.to_numeric(
-            frame[column], errors="coerce"
-        ).isna().all():
+        if (
+            column.lower() in labels | ANNOTATION_COLUMNS
+            or column in given
+            or (
+                not pd.api.types.is_numeric_dtype(frame[column])
+                and pd.to_numeric(frame[column], errors="coerce").isna().all()
+            )
+        ):
             about.append(column)
     readouts = [c for c in frame.columns if c not in about]
     extra = [c for c in about if c.lower() not in labels]
@@ -186,7 +189,9 @@ def _contexts(
             notes.append("no context column found: all rows are one context, 'all' (name it with --context)")
             return ["all"] * len(obs)
         if others:
-            notes.append(f"contexts from column {found!r}; also present: {', '.join(others)} (choose with --context-col)")
+            notes.append(
+                f"contexts from column {found!r}; also present: {', '.join(others)} (choose with --context-col)"
+            )
         columns = [found]
     else:
         columns = [column] if isinstance(column, str) else list(column)

@@ -168,6 +168,17 @@ def _connected(ids: Sequence[str], label: Mapping[str, str]) -> dict[str, str]:
     return {i: f"component:{component[k]}" for k, i in enumerate(ids)}
 
 
+def read_groups(path: str | Path) -> dict[str, str]:
+    """Read a table with columns ``pert_id`` and ``group``."""
+    frame = read_frame(path, {"pert_id", "group"})
+    missing = [c for c in ("pert_id", "group") if c not in frame]
+    if missing:
+        raise InputError(f"{path}: no column {some(missing)}; a table of groups has pert_id and group.")
+    ids = [canonical(i) for i in text_ids(frame["pert_id"].tolist(), "pert_id", str(path))]
+    unique_ids(ids, "pert_id", str(path), "An id belongs to one group.")
+    return dict(zip(ids, text_ids(frame["group"].tolist(), "the group", str(path)), strict=True))
+
+
 def read_split(path: str | Path, *, unseen: str | None = None) -> Split:
     """Read a csv with columns ``pert_id`` and ``fold`` (and its side-car, whose digest must then agree).
 
@@ -233,7 +244,9 @@ def audit(split: Split, ids: Iterable[str], where: str) -> list[str]:
     notes = []
     unused = set(split.folds) - set(ids)
     if unused:
-        notes.append(f"split {split.name!r}: {len(unused)} of its ids are not in the screen ({some(sorted(unused), 3)})")
+        notes.append(
+            f"split {split.name!r}: {len(unused)} of its ids are not in the screen ({some(sorted(unused), 3)})"
+        )
     alike: dict[str, list[str]] = {}
     for i in ids:
         alike.setdefault(i.casefold(), []).append(i)

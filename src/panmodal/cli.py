@@ -1,0 +1,402 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from panmodal._version import __version__
+from panmodal.errors import InputError, PanmodalError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from panmodal.evaluation.plan import Plan
+    from panmodal.evaluation.run import Progress
+    from panmodal.screens.screen import Screen
+
+app = typer.Typer(
+    name="panmodal", no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    help="The benchmark of perturbation embeddings: which representation of a gene or a molecule best predicts how cells "
+    "respond?\n\nStart with `panmodal demo`, then `panmodal run --screen S.h5ad --embedding E.h5ad --out results/`.",
+)  # fmt: skip
+
+Response = Annotated[
+    str | None,
+    typer.Option(help="Kind of response: lfc, deg, rank_score, fitness, continuous. Needed unless the file says."),
+]
+PertCol = Annotated[
+    str | None, typer.Option(help="Column of the perturbation; 'index' takes the row names. Detected unless given.")
+]
+ContextCol = Annotated[
+    list[str] | None, typer.Option(help="Column of the context (repeat to join several). Detected unless given.")
+]
+ContextName = Annotated[str | None, typer.Option(help="Name of the one context of a screen without such a column.")]
+DropControls = Annotated[bool, typer.Option(help="Remove rows that name control cells instead of refusing them.")]
+AllowPickle = Annotated[
+    bool, typer.Option(help="Open .pt and .pkl files, which can run code; only for files that you trust.")
+]
+MetricName = Annotated[str | None, typer.Option("--metric", help="Metric to rank by; the primary one unless given.")]
+Fallback = Annotated[
+    str, typer.Option(help="filled: all test ids, train mean where not covered; common: ids covered by all embeddings.")
+]
+
+
+def main() -> None:
+    """Run the command line; errors that panmodal raises on purpose are printed without a traceback."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except PanmodalError as error:
+        _console(stderr=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        _console(stderr=True).print("\nInterrupted. Finished trials are kept; run the same command again to go on.")
+        sys.exit(130)
+    except Exception as error:
+        # Usage errors of the parser know how to show themselves.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    # Into a file or a pipe there is no width to fit; tables must not be cut to 80 columns.
+    return console if console.is_terminal else Console(stderr=stderr, width=160)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a progress bar over trials with the time left, where there is a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn())  # fmt: skip
+    console = _console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("trials", total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=max(total, 1) if total else 1)
+            if total == 0:
+                bar.update(task, completed=1)
+
+        yield report
+
+
+def _show_plan(console: Console) -> Callable[[Plan], None]:
+    def show(plan: Plan) -> None:
+        for note in plan.notes:
+            console.print(f"  [dim]· {_plain(note)}[/]", highlight=False)
+        console.print(
+            f"  {len(plan.trials)} trials: {len(plan.sources)} embeddings, controls and baselines, "
+            f"{len(plan.split.numbers)} folds of split {_plain(plan.split.name)} ({plan.split.digest[:8]})",
+            highlight=False,
+        )
+
+    return show
+
+
+@app.command()
+def run(
+    screen: Annotated[
+        str | None, typer.Option(help="Screen: h5ad, zarr, csv, tsv, parquet, or the name of a shipped one.")
+    ] = None,
+    embedding: Annotated[
+        list[str] | None, typer.Option(help="Embedding: FILE, NAME=FILE, FILE.h5ad#KEY, or a shipped one. Repeat.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Results folder; finished trials in it are not computed again.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same options; flags win over it.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the screen in tables; the file's stem unless given.")
+    ] = None,
+    response: Response = None,
+    pert_col: PertCol = None,
+    context_col: ContextCol = None,
+    context: ContextName = None,
+    contexts: Annotated[list[str] | None, typer.Option(help="Only these contexts (repeat).")] = None,
+    drop_controls: DropControls = False,
+    splits: Annotated[str | None, typer.Option(help="Given folds: csv with pert_id and fold.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds, 5 unless given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of folds and controls, 42 unless given.")] = None,
+    unseen: Annotated[
+        str | None, typer.Option(help="Promise of the split: perturbation, or part (each part of a combination).")
+    ] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option(help="Only these probes (repeat); see panmodal list probes.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Only these metrics (repeat); see panmodal list metrics.")
+    ] = None,
+    permuted: Annotated[bool, typer.Option(help="Also run a row-permuted copy of each embedding.")] = False,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Processes; all cores unless given.")] = None,
+    overwrite: Annotated[str | None, typer.Option(help="never, missing (default) or always.")] = None,
+    keep_predictions: Annotated[
+        bool, typer.Option(help="Store predictions, so that new metrics need no refitting.")
+    ] = True,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Benchmark embeddings on a screen.
+
+    Example: `panmodal run --screen screen.h5ad --embedding string.h5ad --embedding esm=esm2.parquet --out results/`
+    """
+    from panmodal.evaluation.api import run_config
+    from panmodal.evaluation.config import make_config, read_config
+    from panmodal.insight.terminal import task_tables
+
+    fields: dict[str, Any] = read_config(config) if config else {}
+    given = {
+        "screen": screen, "embeddings": embedding, "out": out, "name": name, "response": response, "pert_col": pert_col,
+        "context_col": context_col, "context": context, "contexts": contexts, "drop_controls": drop_controls or None,
+        "splits": splits, "folds": folds, "seed": seed, "unseen": unseen, "probes": probe, "metrics": metric,
+        "permuted": permuted or None, "n_jobs": jobs, "overwrite": overwrite,
+        "keep_predictions": None if keep_predictions else False, "allow_pickle": allow_pickle or None,
+    }  # fmt: skip
+    fields |= {key: value for key, value in given.items() if value is not None and value != []}
+    needed = [f"--{key.removesuffix('s')}" for key in ("screen", "embeddings", "out") if key not in fields]
+    if needed:
+        raise InputError(
+            f"missing {', '.join(needed)}. Example: panmodal run --screen S.h5ad --embedding A.h5ad --out results/"
+        )
+    settings = make_config(fields, str(config) if config else "options")
+    console = _console()
+
+    def show_screen(read: Screen) -> None:
+        console.print(_plain(repr(read)), highlight=False)
+
+    with _progress() as report:
+        results = run_config(settings, progress=report, on_screen=show_screen, on_plan=_show_plan(console))
+    console.print(f"{results.computed} trials computed, {results.reused} found done.", highlight=False)
+    board = results.leaderboard()
+    for table in task_tables(board[board["screen"] == results.plan.screen.name]):
+        console.print(table)
+    console.print(f"Scores: {results.path / 'scores.parquet'}. Page: panmodal leaderboard {results.path} --html board.html",
+                  highlight=False, soft_wrap=True)  # fmt: skip
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Argument(help="Results folder.")],
+    metric: MetricName = None,
+    fallback: Fallback = "filled",
+    probe: Annotated[list[str] | None, typer.Option(help="Only these probes (repeat).")] = None,
+    top: Annotated[int | None, typer.Option(help="Show only the best few embeddings of each task.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained page.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table as csv.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write the table as Parquet.")] = None,
+) -> None:
+    """Show who leads, per task and over tasks.
+
+    Example: `panmodal leaderboard results/ --metric Pearson_centred --html board.html`
+    """
+    from panmodal.evaluation.api import write_leaderboard
+    from panmodal.evaluation.store import Store
+    from panmodal.insight.leaderboard import leaderboard as make_board
+    from panmodal.insight.leaderboard import summary
+    from panmodal.insight.terminal import NOTE, overall_table, task_tables
+
+    board = make_board(Store(results).scores(), metric=metric, fallback=fallback, probes=probe)
+    console = _console()
+    for table in task_tables(board, top):
+        console.print(table)
+    console.print(overall_table(board))
+    for sentence in summary(board):
+        console.print(f"· {_plain(sentence)}", highlight=False)
+    console.print(f"[dim]{_plain(NOTE)}[/]", highlight=False)
+    for target in (html, csv, parquet):
+        if target is not None:
+            write_leaderboard(results, target, metric=metric, fallback=fallback)
+            console.print(f"Wrote {target}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    file: Annotated[
+        list[str],
+        typer.Argument(help="Screen, embedding (also FILE.h5ad#KEY) or results folder. Several may be given."),
+    ],
+    screen: Annotated[str | None, typer.Option(help="Screen whose coverage by the embedding is of interest.")] = None,
+    response: Response = None,
+    pert_col: PertCol = None,
+    context_col: ContextCol = None,
+    context: ContextName = None,
+    drop_controls: DropControls = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Tell what a file is and what would be used of it.
+
+    Example: `panmodal inspect esm2.parquet --screen screen.h5ad`
+    """
+    from rich.table import Table
+
+    from panmodal.evaluation.config import load_screen
+    from panmodal.inspect import describe
+
+    options = {"response": response, "pert_col": pert_col, "context_col": context_col, "context": context,
+               "drop_controls": drop_controls}  # fmt: skip
+    against = load_screen(screen, **options) if screen else None
+    console = _console()
+    for path in file:
+        for facts in describe(path, against, allow_pickle=allow_pickle, **({} if against else options)):
+            table = Table(title=_plain(path), title_justify="left", title_style="bold", show_header=False, box=None)
+            table.add_column(style="dim")
+            table.add_column(overflow="fold")
+            for what, value in facts:
+                table.add_row(_plain(what), _plain(value))
+            console.print(table)
+
+
+@app.command(name="list")
+def list_(what: Annotated[str, typer.Argument(help="probes, metrics, screens, embeddings or all.")] = "all") -> None:
+    """List what there is: probes, metrics, shipped screens and embeddings.
+
+    Example: `panmodal list metrics`
+    """
+    from rich.table import Table
+
+    from panmodal.embeddings.embedded import EMBEDDED
+    from panmodal.evaluation.metrics import METRICS
+    from panmodal.probes.base import probes
+    from panmodal.screens.embedded import EMBEDDED_SCREENS
+
+    tables: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
+        "probes": (("probe", "what", "parameter", "grid"),
+                   [(p.name, p.description, p.parameter, " ".join(f"{v:g}" for v in p.grid)) for p in probes().values()]),
+        "metrics": (("metric", "better", "what"),
+                    [(m.name, "higher" if m.higher_is_better else "lower", m.formula) for m in METRICS.values()]),
+        "screens": (("screen", "response", "what", "licence"),
+                    [(s.name, s.response, s.description, s.licence) for s in EMBEDDED_SCREENS.values()]),
+        "embeddings": (("embedding", "modality", "what", "licence"),
+                       [(e.card.name, e.card.modality, e.card.description, e.card.licence) for e in EMBEDDED.values()]),
+    }  # fmt: skip
+    if what != "all" and what not in tables:
+        raise InputError(f"nothing to list of {what!r}; give one of {', '.join(tables)} or all.")
+    console = _console()
+    for title, (header, rows) in tables.items():
+        if what in ("all", title):
+            table = Table(title=title, title_justify="left", title_style="bold")
+            for column in header:
+                table.add_column(column, overflow="fold")
+            for row in rows:
+                table.add_row(*map(_plain, row))
+            console.print(table)
+
+
+@app.command()
+def rescore(
+    results: Annotated[Path, typer.Argument(help="Results folder.")],
+    metric: Annotated[list[str] | None, typer.Option(help="Only these metrics (repeat); all unless given.")] = None,
+) -> None:
+    """Compute scores again from stored predictions, without fitting anything.
+
+    Example: `panmodal rescore results/`
+    """
+    from panmodal.evaluation.run import rescore as again
+
+    with _progress() as report:
+        scores = again(results, metric, report)
+    _console().print(f"{scores['trial'].nunique()} trials, {len(scores)} scores in {results / 'scores.parquet'}",
+                     highlight=False, soft_wrap=True)  # fmt: skip
+
+
+@app.command()
+def split(
+    screen: Annotated[str, typer.Option(help="Screen whose perturbations are to be dealt into folds.")],
+    out: Annotated[Path, typer.Option(help="csv file to write (pert_id, fold), with its side-car.")],
+    folds: Annotated[int, typer.Option(help="Number of folds.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 42,
+    unseen: Annotated[
+        str, typer.Option(help="perturbation, or part (no part of a test combination is trained on).")
+    ] = "perturbation",
+    groups: Annotated[
+        Path | None, typer.Option(help="Table with pert_id and group; ids of a group stay together.")
+    ] = None,
+    response: Response = None,
+    pert_col: PertCol = None,
+    context_col: ContextCol = None,
+    drop_controls: DropControls = False,
+) -> None:
+    """Make folds once and save them, to be used with --splits.
+
+    Example: `panmodal split --screen screen.h5ad --out folds.csv --folds 5 --seed 42`
+    """
+    from panmodal.evaluation.config import load_screen
+    from panmodal.screens.splits import audit, make_split, read_groups
+
+    read = load_screen(
+        screen, response=response, pert_col=pert_col, context_col=context_col, drop_controls=drop_controls
+    )
+    made = make_split(
+        read.pert_ids, n_folds=folds, seed=seed, unseen=unseen, groups=read_groups(groups) if groups else None
+    )
+    audit(made, read.pert_ids, f"screen {read.name!r}")
+    made.write(out)
+    sizes = [sum(f == k for f in made.folds.values()) for k in made.numbers]
+    _console().print(f"Wrote {out}: {len(made.folds)} perturbations in folds of {sizes}, digest {made.digest}",
+                     highlight=False, soft_wrap=True)  # fmt: skip
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Results folder.")] = Path("panmodal-demo"),
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Processes; all cores unless given.")] = None,
+) -> None:
+    """Run the benchmark on the shipped data, with no file and no network, in about a minute.
+
+    Example: `panmodal demo --out panmodal-demo`
+    """
+    from panmodal.demo import run_demo
+    from panmodal.insight.leaderboard import summary
+    from panmodal.insight.terminal import task_tables
+
+    console = _console()
+    with _progress() as report:
+        results = run_demo(
+            out, n_jobs=jobs, say=lambda line: console.print(_plain(line), highlight=False), progress=report
+        )
+    board = results.leaderboard()
+    for table in task_tables(board):
+        console.print(table)
+    for sentence in summary(board):
+        console.print(f"· {_plain(sentence)}", highlight=False)
+    console.print(f"Report: {(out / 'leaderboard.html').resolve()}", highlight=False, soft_wrap=True)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"panmodal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

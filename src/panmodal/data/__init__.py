@@ -1,0 +1,1 @@
+"""Tables shipped with the package; sources and licences are in NOTICE."""

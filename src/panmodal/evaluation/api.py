@@ -1,0 +1,65 @@
+"""From a config to results: what the command line and scripts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from panmodal._files import write_text
+from panmodal.errors import InputError
+from panmodal.evaluation.config import RunConfig
+from panmodal.evaluation.plan import Plan
+from panmodal.evaluation.run import Progress, Results, run
+from panmodal.screens.screen import Screen
+
+
+def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen: Callable[[Screen], None] | None = None,
+               on_plan: Callable[[Plan], None] | None = None) -> Results:  # fmt: skip
+    """Read the inputs that a config names and run it; the config is written beside the results.
+
+    Parameters
+    ----------
+    config
+        What to run.
+    progress, on_plan
+        As in :func:`panmodal.evaluation.run.run`.
+    on_screen
+        Called with the screen once it is read.
+    """
+    screen = config.load_screen()
+    if on_screen:
+        on_screen(screen)
+    embeddings = [e.load(config.allow_pickle) for e in config.embeddings]
+    results = run(
+        screen, embeddings, config.out, split=config.load_split(screen), seed=config.seed, probes=config.probes,
+        metrics=config.metrics, permuted=config.permuted, n_jobs=config.n_jobs, overwrite=config.overwrite,
+        keep_predictions=config.keep_predictions, progress=progress, on_plan=on_plan,
+        about={"config": config.model_dump(mode="json", exclude_defaults=True)},
+    )  # fmt: skip
+    write_text(Path(config.out) / "config.yaml", config.to_yaml())
+    return results
+
+
+def write_leaderboard(
+    path: str | Path, out: str | Path, *, metric: str | None = None, fallback: str = "filled"
+) -> None:
+    """Write the leaderboard of a results folder as ``.html``, ``.csv`` or ``.parquet``, by the suffix of ``out``."""
+    from panmodal.evaluation.store import Store
+    from panmodal.insight.leaderboard import leaderboard
+    from panmodal.insight.page import render_page
+
+    store, out = Store(path), Path(out)
+    scores = store.scores()
+    if out.suffix == ".html":
+        write_text(out, render_page(scores, metric=metric, fallback=fallback, runs=[r for _, r in store.runs()]))
+        return
+    board = leaderboard(scores, metric=metric, fallback=fallback)
+    if out.suffix == ".csv":
+        write_text(out, board.to_csv(index=False))
+    elif out.suffix == ".parquet":
+        from panmodal._files import atomic_path
+
+        with atomic_path(out) as partial:
+            board.to_parquet(partial, index=False)
+    else:
+        raise InputError(f"{out}: a leaderboard is written as .html, .csv or .parquet.")

@@ -1,0 +1,143 @@
+"""What a run is made from, as data: the flags of the command line and the YAML file are the same thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from panmodal.embeddings.embedded import EMBEDDED, embedded_embedding
+from panmodal.embeddings.embedding import Embedding
+from panmodal.embeddings.reading import read_embedding
+from panmodal.errors import InputError
+from panmodal.screens.embedded import EMBEDDED_SCREENS, embedded_screen
+from panmodal.screens.reading import read_screen
+from panmodal.screens.screen import Screen
+from panmodal.screens.splits import Split, make_split, read_split
+
+
+class EmbeddingInput(BaseModel):
+    """One embedding to compare: a file (``FILE``, ``FILE.h5ad#KEY``) or the name of a shipped one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    name: str | None = None
+    id_col: str | None = None
+    combine: Literal["sum", "mean", "none"] = "sum"
+
+    @classmethod
+    def parse(cls, text: str) -> EmbeddingInput:
+        """Read ``FILE`` or ``NAME=FILE`` (an existing file whose name holds ``=`` is taken as it is)."""
+        name, equals, path = text.partition("=")
+        if equals and name and not Path(text.partition("#")[0]).exists():
+            return cls(path=path, name=name)
+        return cls(path=text)
+
+    def load(self, allow_pickle: bool = False) -> Embedding:
+        """Read the file, or build the shipped embedding."""
+        if self.path in EMBEDDED and not Path(self.path).exists():
+            built = embedded_embedding(self.path)
+            card = built.card.model_copy(update={"name": self.name or built.name})
+            return Embedding(built.ids, built.vectors, card, combine=self.combine)
+        return read_embedding(
+            self.path, name=self.name, id_col=self.id_col, allow_pickle=allow_pickle, combine=self.combine
+        )
+
+
+class RunConfig(BaseModel):
+    """Everything ``panmodal run`` needs. Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    screen: str
+    embeddings: tuple[EmbeddingInput, ...] = Field(min_length=1)
+    out: str
+    name: str | None = None
+    response: str | None = None
+    pert_col: str | None = None
+    context_col: tuple[str, ...] | None = None
+    context: str | None = None
+    contexts: tuple[str, ...] | None = None
+    drop_controls: bool = False
+    splits: str | None = None
+    folds: int = Field(default=5, ge=2)
+    seed: int = Field(default=42, ge=0)
+    unseen: Literal["perturbation", "part"] | None = None
+    probes: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = None
+    permuted: bool = False
+    n_jobs: int | None = Field(default=None, ge=1)
+    overwrite: Literal["never", "missing", "always"] = "missing"
+    keep_predictions: bool = True
+    allow_pickle: bool = False
+
+    @field_validator("embeddings", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple):
+            return tuple(EmbeddingInput.parse(v) if isinstance(v, str) else v for v in value)
+        return value
+
+    @field_validator("context_col", "contexts", "probes", "metrics", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    def to_yaml(self) -> str:
+        """Return the config as YAML, without the fields left at their defaults."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+
+    def load_screen(self) -> Screen:
+        """Read the screen, or take the shipped one of that name."""
+        return load_screen(
+            self.screen, name=self.name, response=self.response, pert_col=self.pert_col,
+            context_col=list(self.context_col) if self.context_col else None, context=self.context,
+            contexts=list(self.contexts) if self.contexts else None, drop_controls=self.drop_controls,
+        )  # fmt: skip
+
+    def load_split(self, screen: Screen) -> Split:
+        """Read the given folds, or make them."""
+        if self.splits:
+            return read_split(self.splits, unseen=self.unseen)
+        return make_split(screen.pert_ids, n_folds=self.folds, seed=self.seed, unseen=self.unseen or "perturbation")
+
+
+def load_screen(path: str, **options: Any) -> Screen:
+    """Read a screen from a file, or take the shipped one of that name (options then do not apply, but ``contexts``)."""
+    if path in EMBEDDED_SCREENS and not Path(path).exists():
+        screen = embedded_screen(path)
+        return screen.select(options["contexts"]) if options.get("contexts") else screen
+    return read_screen(path, **options)
+
+
+def make_config(fields: dict[str, Any], where: str) -> RunConfig:
+    """Build a config from fields; say which are wrong or missing."""
+    try:
+        return RunConfig(**fields)
+    except ValidationError as error:
+        problems = []
+        for e in error.errors():
+            field = ".".join(map(str, e["loc"])) or "config"
+            problems.append(f"{field}: {e['msg']}" + (f" (got {e['input']!r})" if e["type"] != "missing" else ""))
+        raise InputError(f"{where}: {'; '.join(problems)}. Fields are {', '.join(RunConfig.model_fields)}.") from None
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read the fields of a YAML config."""
+    path = Path(path)
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({error}).") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: must be a mapping of run options (screen, embeddings, out, ...).")
+    return loaded

@@ -1,0 +1,1 @@
+"""Pure functions of the score table: leaderboards, figures and pages."""

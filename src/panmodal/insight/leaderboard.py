@@ -1,0 +1,210 @@
+"""The leaderboard: a pure function of the tidy score table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from panmodal.errors import InputError, some
+from panmodal.evaluation.metrics import METRICS, metrics_for
+
+TASK = ["screen", "context", "response", "split"]
+METHOD = ["embedding", "probe"]
+NEEDED = [
+    *TASK,
+    *METHOD,
+    "fold",
+    "seed",
+    "fallback",
+    "metric",
+    "value",
+    "n_test",
+    "n_covered",
+    "role",
+    "modality",
+    "simulated",
+]
+FALLBACKS = ("filled", "covered", "common")
+
+
+def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the table if it has the columns of ``scores.parquet``; say which are missing otherwise."""
+    missing = [c for c in NEEDED if c not in scores]
+    if missing:
+        raise InputError(
+            f"score table: no column(s) {some(missing, 12)}; is it the scores.parquet of a results folder?"
+        )
+    if scores.empty:
+        raise InputError("score table: no rows.")
+    return scores
+
+
+def primary_metric(response: str) -> str:
+    """Name of the metric by which tasks of a kind of response are ranked unless another is asked for."""
+    return metrics_for(response)[0].name
+
+
+def gap_closed(score: pd.Series, floor: pd.Series, ceiling: pd.Series, higher_is_better: bool) -> pd.Series:
+    """Share of the way from floor to ceiling: (floor - score) / (floor - ceiling), never clipped.
+
+    The sign of numerator and denominator flips together for metrics where higher is better. Undefined (NaN) where floor
+    or ceiling is, and where the ceiling is not better than the floor.
+    """
+    sign = -1.0 if higher_is_better else 1.0
+    span = sign * (floor - ceiling)
+    return (sign * (floor - score) / span.where(span > 0)).astype(float)
+
+
+def leaderboard(scores: pd.DataFrame, *, metric: str | None = None, fallback: str = "filled",
+                probes: Sequence[str] | None = None) -> pd.DataFrame:  # fmt: skip
+    """Rank embeddings on every task.
+
+    Parameters
+    ----------
+    scores
+        The tidy score table.
+    metric
+        Metric to rank by; the primary one of each kind of response unless given.
+    fallback
+        ``filled`` (all test ids, train mean for the uncovered) or ``common`` (ids that all embeddings cover). ``covered``
+        is refused: it compares different ids.
+    probes
+        Keep only these probes (baselines always stay).
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per task and method, best first: task columns, ``embedding``, ``probe``, ``role``, ``modality``, ``rank``
+        (embeddings only; ties share the lower rank), ``mean`` and ``sd`` over folds, ``n_folds``, ``folds_above_floor`` (folds
+        in which it beats that fold's floor), ``gap_closed``, ``floor``, ``ceiling``, ``floor_by`` and ``ceiling_by`` (which method
+        they are of), ``coverage`` (covered share of the test ids), and ``filled``, ``covered``, ``common`` (the mean under each
+        rule; ``covered`` is for reading one row, never for comparing two), ``n_undefined``.
+
+    Raises
+    ------
+    InputError
+        Unknown metric, fallback or probe.
+    """
+    scores = check_scores(scores)
+    if fallback == "covered":
+        raise InputError(
+            "fallback 'covered' scores each embedding on other ids, which cannot be ranked; use filled or common."
+        )
+    if fallback not in FALLBACKS:
+        raise InputError(f"no fallback {fallback!r}; use filled or common.")
+    if metric is not None and metric not in METRICS:
+        raise InputError(f"no metric {metric!r}; there are {', '.join(METRICS)}.")
+    if probes:
+        unknown = sorted(set(probes) - set(scores["probe"]))
+        if unknown:
+            raise InputError(f"no results for probe {some(unknown)}; there are {some(scores['probe'].unique(), 12)}.")
+        scores = scores[scores["probe"].isin(probes) | (scores["role"] == "baseline")]
+    boards = []
+    for task, rows in scores.groupby(TASK, sort=False):
+        response = str(task[2])
+        name = metric or primary_metric(response)
+        chosen = rows[rows["metric"] == name]
+        if not chosen.empty:
+            boards.append(_one_task(chosen, name, fallback))
+    if not boards:
+        raise InputError(f"no scores of metric {metric!r}; there are {some(scores['metric'].unique(), 20)}.")
+    return pd.concat(boards, ignore_index=True)
+
+
+def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
+    higher = METRICS[name].higher_is_better
+    keys = [*TASK, *METHOD, "role", "modality", "simulated"]
+    means = rows.pivot_table(index=keys, columns="fallback", values="value", aggfunc="mean", sort=False, dropna=False)
+    means = means.dropna(how="all").reindex(columns=list(FALLBACKS))
+    used = rows[rows["fallback"] == fallback]
+    grouped = used.groupby(keys, sort=False, observed=True)
+    board = grouped["value"].agg(mean="mean", sd="std", n_folds="count")
+    board["coverage"] = grouped["n_covered"].sum() / grouped["n_test"].sum()
+    board["n_undefined"] = grouped["n_undefined"].sum() if "n_undefined" in used else 0
+    board = board.join(means, how="left").reset_index()
+    best = np.nanargmax if higher else np.nanargmin
+
+    def anchor(role: str) -> tuple[float, str]:
+        candidates = board[(board["role"] == role) & board["mean"].notna()]
+        if candidates.empty:
+            return np.nan, ""
+        row = candidates.iloc[int(best(candidates["mean"].to_numpy()))]
+        return float(row["mean"]), str(row["probe"] if role == "baseline" else f"{row['embedding']}, {row['probe']}")
+
+    (floor, floor_by), (ceiling, ceiling_by) = anchor("baseline"), anchor("oracle")
+    board["metric"], board["fallback"] = name, fallback
+    board["floor"], board["floor_by"], board["ceiling"], board["ceiling_by"] = floor, floor_by, ceiling, ceiling_by
+    board["gap_closed"] = gap_closed(board["mean"], board["floor"], board["ceiling"], higher)
+    baseline = used[used["role"] == "baseline"].groupby("fold")["value"]
+    per_fold = baseline.max() if higher else baseline.min()
+    reference = used["fold"].map(per_fold)
+    ahead = used.assign(ahead=(used["value"] > reference) if higher else (used["value"] < reference))
+    above = ahead.groupby(METHOD, sort=False)["ahead"].sum().rename("folds_above_floor")
+    board = board.merge(above.reset_index(), on=METHOD, how="left")
+    ranked = board["role"] == "embedding"
+    board["rank"] = board.loc[ranked, "mean"].rank(method="min", ascending=not higher)
+    board["rank"] = board["rank"].astype("Int64")
+    board = board.sort_values("mean", ascending=not higher, na_position="last", kind="stable")
+    columns = [
+        *TASK, *METHOD, "role", "modality", "simulated", "metric", "fallback", "rank", "mean", "sd", "n_folds",
+        "folds_above_floor", "gap_closed", "floor", "floor_by", "ceiling", "ceiling_by", "coverage",
+        "filled", "covered", "common", "n_undefined",
+    ]  # fmt: skip
+    return board[columns]
+
+
+def overall(board: pd.DataFrame) -> pd.DataFrame:
+    """Summarise a leaderboard over its tasks: one row per ranked method.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``embedding``, ``probe``, ``modality``, ``tasks`` (number of tasks it has a score on), ``mean_rank`` (rank as a share of
+        the methods ranked on the task, 0 best and 1 worst, averaged), ``wins`` (tasks ranked first), ``mean_gap_closed``,
+        ``tasks_above_floor``, ``mean_coverage``; best mean rank first. Simulated tasks are summarised apart
+        (column ``simulated``).
+    """
+    ranked = board[board["role"] == "embedding"].copy()
+    if ranked.empty:
+        return pd.DataFrame(columns=["embedding", "probe", "modality", "simulated", "tasks", "mean_rank", "wins",
+                                     "mean_gap_closed", "tasks_above_floor", "mean_coverage"])  # fmt: skip
+    size = ranked.groupby(TASK)["rank"].transform("count")
+    ranked["share"] = (ranked["rank"].astype(float) - 1) / (size - 1).where(size > 1, 1)
+    ranked["above"] = ranked["gap_closed"] > 0
+    ranked["first"] = ranked["rank"] == 1
+    table = ranked.groupby([*METHOD, "modality", "simulated"], sort=False).agg(
+        tasks=("mean", "count"), mean_rank=("share", "mean"), wins=("first", "sum"),
+        mean_gap_closed=("gap_closed", "mean"), tasks_above_floor=("above", "sum"), mean_coverage=("coverage", "mean"),
+    ).reset_index()  # fmt: skip
+    return table.sort_values(["simulated", "mean_rank", "mean_gap_closed"], ascending=[True, True, False],
+                             kind="stable").reset_index(drop=True)  # fmt: skip
+
+
+def summary(board: pd.DataFrame) -> list[str]:
+    """Say in sentences what a leaderboard shows, task by task."""
+    sentences = []
+    for task, rows in board.groupby(TASK, sort=False):
+        ranked = rows[(rows["role"] == "embedding") & rows["mean"].notna()]
+        if ranked.empty:
+            continue
+        best = ranked.sort_values("rank", kind="stable").iloc[0]
+        metric, n = best["metric"], int(best["n_folds"])
+        marked = " (simulated data)" if best["simulated"] else ""
+        text = f"{task[0]}, {task[1]}{marked}: {best['embedding']} with {best['probe']} comes first by {metric} ({best['mean']:.4g}"
+        text += f", floor {best['floor']:.4g} by {best['floor_by']})" if np.isfinite(best["floor"]) else ")"
+        above = int(best["folds_above_floor"])
+        if above == n:
+            text += f"; it beats the floor in all {n} folds"
+        elif above == 0:
+            text += f"; it beats the floor in none of {n} folds: no embedding here is better than nothing"
+        else:
+            text += f"; it beats the floor in {above} of {n} folds only, which is weak evidence"
+        if np.isfinite(best["gap_closed"]):
+            text += f"; {100 * best['gap_closed']:.0f} % of the gap to the idealised oracle is closed"
+        worse = ranked[ranked["gap_closed"] <= 0]
+        if len(worse):
+            text += f"; {len(worse)} of {len(ranked)} methods are no better than the floor"
+        sentences.append(text + ".")
+    return sentences

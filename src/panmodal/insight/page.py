@@ -1,0 +1,85 @@
+"""The leaderboard as one self-contained HTML page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+from panmodal._version import __version__
+from panmodal.evaluation.metrics import METRICS
+from panmodal.insight.leaderboard import TASK, leaderboard, overall, summary
+from panmodal.insight.plots import fold_plot, to_svg
+from panmodal.insight.terminal import NOTE, number, task_title
+
+
+def render_page(
+    scores: pd.DataFrame,
+    *,
+    metric: str | None = None,
+    fallback: str = "filled",
+    runs: Sequence[Mapping[str, Any]] = (),
+    title: str = "panmodal leaderboard",
+) -> str:
+    """Render the leaderboard page.
+
+    Parameters
+    ----------
+    scores
+        The tidy score table.
+    metric, fallback
+        As in :func:`panmodal.insight.leaderboard.leaderboard`.
+    runs
+        Records of the runs behind the table (cards, split, screen), for the methods section.
+    title
+        Title of the page.
+    """
+    import jinja2
+
+    board = leaderboard(scores, metric=metric, fallback=fallback)
+    other = "common" if fallback == "filled" else "filled"
+    tasks = []
+    for number_, (_, rows) in enumerate(board.groupby(TASK, sort=False)):
+        heading = task_title(rows)
+        tasks.append({
+            "anchor": f"task-{number_ + 1}", "title": heading, "metric": rows.iloc[0]["metric"],
+            "simulated": bool(rows.iloc[0]["simulated"]), "rows": rows.to_dict("records"),
+            "figure": to_svg(fold_plot(scores, rows), f"task-{number_ + 1}"), "figure_title": f"Folds: {heading}",
+        })  # fmt: skip
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = number
+    template = environment.from_string(files("panmodal.insight").joinpath("page.html.j2").read_text(encoding="utf-8"))
+    cards, screens, splits = _inputs(runs)
+    used = list(dict.fromkeys(board["metric"]))
+    return template.render(
+        title=title, version=__version__, tasks=tasks, overall=overall(board).to_dict("records"), other=other,
+        fallback=fallback, sentences=summary(board), note=NOTE, cards=cards, screens=screens, splits=splits,
+        metrics=[METRICS[m] for m in used], simulated=bool(board["simulated"].any()),
+        downloads=[("leaderboard.csv", _data_uri(board)), ("overall.csv", _data_uri(overall(board)))],
+    )  # fmt: skip
+
+
+def _data_uri(frame: pd.DataFrame) -> str:
+    text = frame.to_csv(index=False)
+    return "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
+
+
+def _inputs(runs: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Cards, screens and splits of the runs, each once."""
+    cards: dict[str, Any] = {}
+    screens: dict[str, Any] = {}
+    splits: dict[str, Any] = {}
+    for run in runs:
+        for entry in run.get("embeddings", []):
+            if entry["role"] == "embedding":
+                cards[f"{entry['card']['name']} {entry['digest']}"] = {**entry["card"], "digest": entry["digest"]}
+        if "screen" in run:
+            screens[run["screen"]["name"]] = run["screen"]
+        if "split" in run:
+            splits[run["split"]["digest"]] = run["split"]
+    return list(cards.values()), list(screens.values()), list(splits.values())

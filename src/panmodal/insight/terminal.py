@@ -1,0 +1,84 @@
+"""The leaderboard as tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from panmodal.evaluation.metrics import METRICS
+from panmodal.insight.leaderboard import TASK, overall
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+STYLES = {"embedding": "", "baseline": "dim", "control": "dim", "oracle": "dim italic"}
+NOTE = (
+    "gap closed: 0 is the floor (better of no change and train mean), 1 the idealised oracle, which has seen the answers and is "
+    "no noise ceiling. Baselines, controls and oracles are not ranked. 'common': test ids that every embedding covers."
+)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Format a number; undefined values show as a dash."""
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def task_title(rows: pd.DataFrame) -> str:
+    """One line naming the task of some leaderboard rows."""
+    first = rows.iloc[0]
+    arrow = "higher is better" if METRICS[first["metric"]].higher_is_better else "lower is better"
+    marked = " · SIMULATED" if first["simulated"] else ""
+    return f"{first['screen']} · {first['context']} · {first['response']} · {first['split']} — {first['metric']}, {arrow}{marked}"
+
+
+def task_tables(board: pd.DataFrame, limit: int | None = None) -> list[Table]:
+    """One table per task."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    tables = []
+    for _, rows in board.groupby(TASK, sort=False):
+        first = rows.iloc[0]
+        other = "common" if first["fallback"] == "filled" else "filled"
+        table = Table(title=escape(task_title(rows)), title_justify="left", title_style="bold", header_style="bold")
+        table.add_column("rank", justify="right")
+        table.add_column("embedding", overflow="fold")
+        table.add_column("probe")
+        for column in (str(first["metric"]), "± sd", "gap closed", "above floor", "coverage", other):
+            table.add_column(column, justify="right")
+        shown = (
+            rows if limit is None else pd.concat([rows[rows["rank"].notna()].head(limit), rows[rows["rank"].isna()]])
+        )
+        shown = shown.sort_index() if limit is not None else shown
+        for row in shown.itertuples():
+            note = {"oracle": " (oracle)", "control": " (control)"}.get(row.role, "")
+            table.add_row(
+                "" if pd.isna(row.rank) else str(row.rank), escape(f"{row.embedding}{note}"), escape(str(row.probe)),
+                number(row.mean), number(row.sd), number(row.gap_closed), f"{row.folds_above_floor}/{row.n_folds}",
+                "" if row.role == "baseline" else f"{100 * row.coverage:.0f} %", number(getattr(row, other)),
+                style=STYLES.get(row.role, ""),
+            )  # fmt: skip
+        tables.append(table)
+    return tables
+
+
+def overall_table(board: pd.DataFrame) -> Table:
+    """Lay out the table over tasks."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="Over tasks", title_justify="left", title_style="bold", header_style="bold")
+    table.add_column("embedding", overflow="fold")
+    table.add_column("probe")
+    table.add_column("modality")
+    for column in ("tasks", "mean rank", "wins", "mean gap closed", "above floor", "coverage"):
+        table.add_column(column, justify="right")
+    for row in overall(board).itertuples():
+        marked = " · simulated" if row.simulated else ""
+        table.add_row(
+            escape(str(row.embedding)), escape(str(row.probe)), escape(f"{row.modality}{marked}"), str(row.tasks),
+            number(row.mean_rank, 2), str(row.wins), number(row.mean_gap_closed), f"{row.tasks_above_floor}/{row.tasks}",
+            f"{100 * row.mean_coverage:.0f} %",
+        )  # fmt: skip
+    return table

@@ -1,0 +1,156 @@
+"""Telling what a file is, what would be used of it, and how it fits a screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panmodal._tables import require_exists, suffix
+from panmodal.embeddings.embedded import EMBEDDED
+from panmodal.embeddings.embedding import Embedding
+from panmodal.errors import PanmodalError, StoreError, some
+from panmodal.evaluation.config import EmbeddingInput, load_screen
+from panmodal.evaluation.store import MANIFEST, Store
+from panmodal.screens.embedded import EMBEDDED_SCREENS
+from panmodal.screens.screen import Screen
+
+Facts = list[tuple[str, str]]
+
+
+def describe_screen(screen: Screen) -> Facts:
+    """Facts of a screen as (what, value) pairs."""
+    facts = [
+        ("what", "screen (perturbation responses)" + (", SIMULATED" if screen.simulated else "")),
+        ("name", screen.name),
+        ("response", screen.response + (f": {screen.description}" if screen.description else "")),
+        ("perturbations", f"{len(screen.pert_ids)} ({some(screen.pert_ids, 3)})"),
+        ("read-outs", f"{screen.adata.n_vars} ({some(screen.readouts, 3)})"),
+    ]
+    combinations = [i for i in screen.pert_ids if "+" in i]
+    if combinations:
+        facts.append(("combinations", f"{len(combinations)} ids with '+', e.g. {some(combinations, 3)}"))
+    for context in screen.contexts:
+        ids, values = screen.responses(context)
+        norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+        facts.append((f"context {context}", f"{len(ids)} perturbations, response norm median {np.median(norms):.3g} "
+                      f"(range {norms.min():.3g} to {norms.max():.3g}), digest {screen.digest(context)[-32:][:12]}"))  # fmt: skip
+    return [*facts, *(("note", note) for note in screen.notes)]
+
+
+def describe_embedding(embedding: Embedding, screen: Screen | None = None) -> Facts:
+    """Facts of an embedding, with its coverage of a screen if one is given."""
+    card = embedding.card
+    vectors = np.asarray(embedding.vectors, dtype=np.float64)
+    unique = len(np.unique(vectors, axis=0))
+    facts = [
+        ("what", "embedding" + (", SIMULATED" if card.simulated else "")),
+        ("name", embedding.name),
+        ("modality", card.modality),
+        ("ids", f"{len(embedding.ids)} of namespace {card.id_namespace} ({some(embedding.ids, 3)})"),
+        ("dimensions", str(embedding.dims)),
+        ("digest", embedding.digest[:12]),
+    ]
+    facts += [
+        (field, str(value))
+        for field in ("description", "source", "licence", "recipe")
+        if (value := getattr(card, field))
+    ]
+    if unique < len(vectors):
+        facts.append(
+            ("note", f"{len(vectors) - unique} id(s) have the same vector as another; nearest neighbours tie there")
+        )
+    constant = int((np.ptp(vectors, axis=0) == 0).sum())
+    if constant:
+        facts.append(("note", f"{constant} dimension(s) are constant and carry nothing"))
+    if screen is not None:
+        for context in screen.contexts:
+            facts.append((f"coverage of {context}", str(embedding.coverage(screen.ids_in(context)))))
+    return facts
+
+
+def describe(path: str, screen: Screen | None = None, **options: Any) -> list[Facts]:
+    """Describe a file: a results folder, a screen, or an embedding (or all embeddings in ``obsm``).
+
+    Parameters
+    ----------
+    path
+        File, folder, or name of something shipped.
+    screen
+        Screen whose coverage is of interest; the file is then taken as an embedding.
+    **options
+        Of :func:`panmodal.screens.reading.read_screen`.
+
+    Raises
+    ------
+    InputError
+        The file can be read neither as a screen nor as an embedding; both reasons are given.
+    """
+    if path in EMBEDDED_SCREENS and not Path(path).exists():
+        return [describe_screen(load_screen(path))]
+    if path in EMBEDDED and not Path(path).exists():
+        return [describe_embedding(EmbeddingInput(path=path).load(), screen)]
+    file = require_exists(path.partition("#")[0])
+    if file.is_dir() and (file / MANIFEST).exists():
+        return [_describe_results(file)]
+    allow_pickle = bool(options.pop("allow_pickle", False))
+    reason = None
+    if screen is None and "#" not in path and not _looks_like_embedding(file):
+        try:
+            return [describe_screen(load_screen(path, **options))]
+        except PanmodalError as error:
+            reason = error
+    try:
+        return [describe_embedding(EmbeddingInput.parse(path).load(allow_pickle), screen), *_others(path, file, screen)]
+    except PanmodalError as error:
+        others = _others(path, file, screen)
+        if others:
+            return others
+        if reason is None:
+            raise
+        raise type(error)(f"as a screen: {reason}\nas an embedding: {error}") from None
+
+
+def _others(path: str, file: Path, screen: Screen | None) -> list[Facts]:
+    """Embeddings that an AnnData file holds in obsm."""
+    from panmodal.embeddings.reading import obsm_keys
+
+    if "#" in path or suffix(file) not in (".h5ad", ".zarr"):
+        return []
+    try:
+        keys = obsm_keys(file)
+    except PanmodalError:
+        return []
+    return [describe_embedding(EmbeddingInput(path=f"{path}#{key}").load(), screen) for key in keys]
+
+
+def _looks_like_embedding(file: Path) -> bool:
+    """Whether only an embedding can be stored so: a format of embeddings, or an AnnData with a card and no response."""
+    kind = suffix(file)
+    if kind in (".npz", ".pt", ".pth", ".pkl", ".pickle"):
+        return True
+    if kind == ".h5ad":
+        try:
+            import h5py
+
+            with h5py.File(file, "r") as handle:
+                uns = set(handle.get("uns", {}))
+            return bool({"panmodal_card", "modality", "id_namespace"} & uns) and not {"response", "panmodal"} & uns
+        except OSError:
+            return False
+    return False
+
+
+def _describe_results(path: Path) -> Facts:
+    store = Store(path)
+    trials = store.trials()
+    done = sum(store.has_trial(t.digest) for t in trials)
+    facts = [("what", "results folder"), ("trials", f"{done} of {len(trials)} done")]
+    for what in ("screen", "context", "split", "embedding", "probe"):
+        facts.append((f"{what}s", some(dict.fromkeys(getattr(t, what) for t in trials), 12)))
+    try:
+        facts.append(("scores", f"{len(store.scores())} rows"))
+    except StoreError as error:
+        facts.append(("scores", str(error)))
+    return facts
