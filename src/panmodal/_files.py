@@ -15,11 +15,12 @@ PARTIAL = ".partial-"
 
 
 @contextlib.contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
+def atomic_path(target: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that replaces it when the block ends well.
 
-    The data is flushed to the disk before the rename, so that a crash leaves the old file or the new one. On any
-    error the temporary file is removed. A full disk is reported as a :class:`~panmodal.errors.StoreError`.
+    A killed process leaves the old file or the new one. With ``durable`` the data is flushed to the disk before the rename,
+    so that a power cut does too; without it, the reader must be able to tell a damaged file. On any error the temporary file
+    is removed. A full disk is reported as a :class:`~panmodal.errors.StoreError`.
     """
     target = Path(target)
     try:
@@ -31,8 +32,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
+        if durable:
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
         # mkstemp makes files private; a results folder is shared with the usual permissions.
         umask = os.umask(0)
         os.umask(umask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,21 @@ def suffix(path: str | Path) -> str:
     return (Path(name.stem).suffix if name.suffix.lower() == ".gz" else name.suffix).lower()
 
 
+def stem(path: str | Path) -> str:
+    """Return the name of a file without the suffix that tells its format (``net.v2.csv.gz`` is ``net.v2``)."""
+    name = Path(path)
+    return Path(name.stem).stem if name.suffix.lower() == ".gz" else name.stem
+
+
 def require_exists(path: str | Path) -> Path:
     """Return ``path`` or say that it is not there, and what lies beside it with the same stem."""
     found = Path(path)
-    if found.exists():
-        return found
-    near = sorted(p.name for p in found.parent.glob(f"{found.stem[:6]}*")) if found.parent.is_dir() else []
+    try:
+        if found.exists():
+            return found
+        near = sorted(p.name for p in found.parent.glob(f"{glob.escape(found.stem[:6])}*"))
+    except OSError as error:  # e.g. a name that is too long
+        raise InputError(f"{found}: cannot be opened ({error.strerror or error}).") from error
     hint = f" Did you mean {some(near, 3)}?" if near else ""
     raise InputError(f"{found}: no such file.{hint}")
 
@@ -74,7 +84,9 @@ def read_frame(path: str | Path, text_columns: Iterable[str] = ()) -> pd.DataFra
             if isinstance(frame.index, pd.MultiIndex) or not isinstance(frame.index, pd.RangeIndex):
                 raise InputError(f"{path}: rows have more cells than the header names. Name every column.")
         else:
-            raise InputError(f"{path}: {kind or 'no suffix'} is not a table format (csv, tsv, csv.gz, parquet).")
+            raise InputError(
+                f"{path}: {kind or 'no suffix'} is not a table format (csv, tsv, txt, these with .gz, parquet)."
+            )
     except InputError:
         raise
     except Exception as error:
@@ -116,7 +128,10 @@ def number_columns(frame: pd.DataFrame, columns: Sequence[str], where: str, ids:
     """Return ``frame[columns]`` as numbers; a cell of text is refused with its row, id and column."""
     for column in columns:
         values = frame[column]
-        if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_complex_dtype(values):
+        kind = values.dtype.kind
+        if kind in "cmM":
+            raise InputError(f"{where}: column {column!r} holds {values.dtype}, not numbers. Remove it or convert it.")
+        if pd.api.types.is_numeric_dtype(values):
             continue
         parsed = pd.to_numeric(values, errors="coerce")
         bad = np.flatnonzero((parsed.isna() & values.notna()).to_numpy())

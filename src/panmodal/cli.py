@@ -37,9 +37,11 @@ ContextCol = Annotated[
     list[str] | None, typer.Option(help="Column of the context (repeat to join several). Detected unless given.")
 ]
 ContextName = Annotated[str | None, typer.Option(help="Name of the one context of a screen without such a column.")]
-DropControls = Annotated[bool, typer.Option(help="Remove rows that name control cells instead of refusing them.")]
+DropControls = Annotated[
+    bool | None, typer.Option(help="Remove rows that name control cells instead of refusing them.")
+]
 AllowPickle = Annotated[
-    bool, typer.Option(help="Open .pt and .pkl files, which can run code; only for files that you trust.")
+    bool | None, typer.Option(help="Open .pt and .pkl files, which can run code; only for files that you trust.")
 ]
 MetricName = Annotated[str | None, typer.Option("--metric", help="Metric to rank by; the primary one unless given.")]
 Fallback = Annotated[
@@ -140,7 +142,7 @@ def run(
     context_col: ContextCol = None,
     context: ContextName = None,
     contexts: Annotated[list[str] | None, typer.Option(help="Only these contexts (repeat).")] = None,
-    drop_controls: DropControls = False,
+    drop_controls: DropControls = None,
     splits: Annotated[str | None, typer.Option(help="Given folds: csv with pert_id and fold.")] = None,
     folds: Annotated[int | None, typer.Option(help="Number of folds, 5 unless given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of folds and controls, 42 unless given.")] = None,
@@ -153,13 +155,13 @@ def run(
     metric: Annotated[
         list[str] | None, typer.Option(help="Only these metrics (repeat); see panmodal list metrics.")
     ] = None,
-    permuted: Annotated[bool, typer.Option(help="Also run a row-permuted copy of each embedding.")] = False,
+    permuted: Annotated[bool | None, typer.Option(help="Also run a row-permuted copy of each embedding.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Processes; all cores unless given.")] = None,
     overwrite: Annotated[str | None, typer.Option(help="never, missing (default) or always.")] = None,
     keep_predictions: Annotated[
-        bool, typer.Option(help="Store predictions, so that new metrics need no refitting.")
-    ] = True,
-    allow_pickle: AllowPickle = False,
+        bool | None, typer.Option(help="Store predictions (default), so that new metrics need no refitting.")
+    ] = None,
+    allow_pickle: AllowPickle = None,
 ) -> None:
     """Benchmark embeddings on a screen.
 
@@ -172,10 +174,10 @@ def run(
     fields: dict[str, Any] = read_config(config) if config else {}
     given = {
         "screen": screen, "embeddings": embedding, "out": out, "name": name, "response": response, "pert_col": pert_col,
-        "context_col": context_col, "context": context, "contexts": contexts, "drop_controls": drop_controls or None,
+        "context_col": context_col, "context": context, "contexts": contexts, "drop_controls": drop_controls,
         "splits": splits, "folds": folds, "seed": seed, "unseen": unseen, "probes": probe, "metrics": metric,
-        "permuted": permuted or None, "n_jobs": jobs, "overwrite": overwrite,
-        "keep_predictions": None if keep_predictions else False, "allow_pickle": allow_pickle or None,
+        "permuted": permuted, "n_jobs": jobs, "overwrite": overwrite, "keep_predictions": keep_predictions,
+        "allow_pickle": allow_pickle,
     }  # fmt: skip
     fields |= {key: value for key, value in given.items() if value is not None and value != []}
     needed = [f"--{key.removesuffix('s')}" for key in ("screen", "embeddings", "out") if key not in fields]
@@ -230,7 +232,7 @@ def leaderboard(
     console.print(f"[dim]{_plain(NOTE)}[/]", highlight=False)
     for target in (html, csv, parquet):
         if target is not None:
-            write_leaderboard(results, target, metric=metric, fallback=fallback)
+            write_leaderboard(results, target, metric=metric, fallback=fallback, probes=probe)
             console.print(f"Wrote {target}", highlight=False, soft_wrap=True)
 
 
@@ -245,8 +247,8 @@ def inspect(
     pert_col: PertCol = None,
     context_col: ContextCol = None,
     context: ContextName = None,
-    drop_controls: DropControls = False,
-    allow_pickle: AllowPickle = False,
+    drop_controls: DropControls = None,
+    allow_pickle: AllowPickle = None,
 ) -> None:
     """Tell what a file is and what would be used of it.
 
@@ -258,11 +260,11 @@ def inspect(
     from panmodal.inspect import describe
 
     options = {"response": response, "pert_col": pert_col, "context_col": context_col, "context": context,
-               "drop_controls": drop_controls}  # fmt: skip
+               "drop_controls": bool(drop_controls)}  # fmt: skip
     against = load_screen(screen, **options) if screen else None
     console = _console()
     for path in file:
-        for facts in describe(path, against, allow_pickle=allow_pickle, **({} if against else options)):
+        for facts in describe(path, against, allow_pickle=bool(allow_pickle), **({} if against else options)):
             table = Table(title=_plain(path), title_justify="left", title_style="bold", show_header=False, box=None)
             table.add_column(style="dim")
             table.add_column(overflow="fold")
@@ -339,7 +341,7 @@ def split(
     response: Response = None,
     pert_col: PertCol = None,
     context_col: ContextCol = None,
-    drop_controls: DropControls = False,
+    drop_controls: DropControls = None,
 ) -> None:
     """Make folds once and save them, to be used with --splits.
 
@@ -349,7 +351,7 @@ def split(
     from panmodal.screens.splits import audit, make_split, read_groups
 
     read = load_screen(
-        screen, response=response, pert_col=pert_col, context_col=context_col, drop_controls=drop_controls
+        screen, response=response, pert_col=pert_col, context_col=context_col, drop_controls=bool(drop_controls)
     )
     made = make_split(
         read.pert_ids, n_folds=folds, seed=seed, unseen=unseen, groups=read_groups(groups) if groups else None

@@ -10,7 +10,7 @@ import numpy as np
 from panmodal._tables import require_exists, suffix
 from panmodal.embeddings.embedded import EMBEDDED
 from panmodal.embeddings.embedding import Embedding
-from panmodal.errors import PanmodalError, StoreError, some
+from panmodal.errors import InputError, PanmodalError, StoreError, some
 from panmodal.evaluation.config import EmbeddingInput, load_screen
 from panmodal.evaluation.store import MANIFEST, Store
 from panmodal.screens.embedded import EMBEDDED_SCREENS
@@ -85,7 +85,7 @@ def describe(path: str, screen: Screen | None = None, **options: Any) -> list[Fa
     Raises
     ------
     InputError
-        The file can be read neither as a screen nor as an embedding; both reasons are given.
+        The file can be read neither as a screen nor as an embedding; both reasons are given. A folder of something else.
     """
     if path in EMBEDDED_SCREENS and not Path(path).exists():
         return [describe_screen(load_screen(path))]
@@ -94,6 +94,8 @@ def describe(path: str, screen: Screen | None = None, **options: Any) -> list[Fa
     file = require_exists(path.partition("#")[0])
     if file.is_dir() and (file / MANIFEST).exists():
         return [_describe_results(file)]
+    if file.is_dir() and suffix(file) != ".zarr":
+        raise InputError(f"{path}: a folder that is neither a results folder (it has no {MANIFEST}) nor a .zarr.")
     allow_pickle = bool(options.pop("allow_pickle", False))
     reason = None
     if screen is None and "#" not in path and not _looks_like_embedding(file):

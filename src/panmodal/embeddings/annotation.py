@@ -24,6 +24,9 @@ def annotation_svd(
     missing = [c for c in (gene, term) if c not in pairs]
     if missing:
         raise InputError(f"annotation: no column(s) {missing}; it has {list(pairs.columns)}.")
+    empty = int(pairs[[gene, term]].isna().any(axis=1).sum())
+    if empty:
+        raise InputError(f"annotation: {empty} row(s) have an empty {gene!r} or {term!r}. Remove them.")
     unique = pairs[[gene, term]].astype({gene: str}).drop_duplicates()
     unique = unique[unique.groupby(term)[gene].transform("size") > 1]
     genes, g = np.unique(unique[gene].to_numpy(), return_inverse=True)

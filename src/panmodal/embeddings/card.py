@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from panmodal._tables import stem
 from panmodal.errors import InputError
 
 CARD_KEY = "panmodal_card"
@@ -52,8 +53,7 @@ def make_card(fields: Mapping[str, Any], where: str) -> Card:
 
 def sidecar_paths(path: Path) -> list[Path]:
     """Where the card of ``path`` may lie: ``FILE.card.yaml`` or ``STEM.card.yaml`` beside it."""
-    stem = path.name.split(".")[0] if path.suffix == ".gz" else path.stem
-    return [path.with_name(path.name + ".card.yaml"), path.with_name(stem + ".card.yaml")]
+    return [path.with_name(path.name + ".card.yaml"), path.with_name(stem(path) + ".card.yaml")]
 
 
 def read_card(path: Path, embedded: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def read_card(path: Path, embedded: Mapping[str, Any]) -> dict[str, Any]:
         if side.exists():
             try:
                 loaded = yaml.safe_load(side.read_text(encoding="utf-8"))
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise InputError(f"{side}: not valid YAML ({error}).") from error
             if not isinstance(loaded, dict):
                 raise InputError(f"{side}: must be a mapping of card fields ({', '.join(Card.model_fields)}).")
@@ -76,7 +76,11 @@ def read_card(path: Path, embedded: Mapping[str, Any]) -> dict[str, Any]:
             loaded = json.loads(raw) if isinstance(raw, str | bytes) else dict(raw)
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}: its {CARD_KEY} is not valid JSON ({error}).") from error
-        return dict(loaded)
+        if not isinstance(loaded, dict):
+            raise InputError(
+                f"{path}: its {CARD_KEY} must be a mapping of card fields ({', '.join(Card.model_fields)})."
+            )
+        return loaded
     # Loose keys of other people's files: only those that a card knows, as text.
     known = set(Card.model_fields) - {"name", "dims", "simulated", "trained_on"}
     return {k: str(embedded[k]) for k in known if isinstance(embedded.get(k), str)}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal._digest import digest_table
-from panmodal._tables import require_finite, unique_ids
+from panmodal._tables import require_finite, text_ids, unique_ids
 from panmodal.embeddings.card import Card, make_card
 from panmodal.errors import InputError, some
 from panmodal.perturbation_ids import canonical, parts
@@ -70,7 +70,7 @@ class Embedding:
     Raises
     ------
     InputError
-        No ids, no dimensions, repeated ids, or NaN or infinite values.
+        No ids, no dimensions, empty or repeated ids, or NaN or infinite values.
     """
 
     ids: tuple[str, ...]
@@ -89,7 +89,7 @@ class Embedding:
             raise InputError(f"{where}: vectors hold {vectors.dtype}, not numbers.")
         if self.combine not in COMBINE:
             raise InputError(f"{where}: combine is {self.combine!r}; it must be one of {', '.join(COMBINE)}.")
-        ids = tuple(canonical(i) for i in self.ids)
+        ids = tuple(canonical(i) for i in text_ids(self.ids, "the id", where))
         unique_ids(ids, "id", where, "Keep one vector for each id.")
         require_finite(vectors, ids, [str(d) for d in range(vectors.shape[1])], where, "embedding")
         if self.card.dims not in (None, vectors.shape[1]):
@@ -134,7 +134,7 @@ class Embedding:
         """Tell which of ``ids`` have a vector, of their own or composed from their parts."""
         covered, composed, missing = [], [], []
         for i in dict.fromkeys(ids):
-            if i in self._row:
+            if canonical(i) in self._row:
                 covered.append(i)
             elif self.combine != "none" and len(parts(i)) > 1 and all(p in self._row for p in parts(i)):
                 covered.append(i)
@@ -147,7 +147,7 @@ class Embedding:
         """Return the vectors of ``ids`` (len(ids) x dims, float64); every id must be covered."""
         out = np.empty((len(ids), self.dims))
         for k, i in enumerate(ids):
-            row = self._row.get(i)
+            row = self._row.get(canonical(i))
             if row is not None:
                 out[k] = self.vectors[row]
                 continue

@@ -17,18 +17,28 @@ def adjacency(edges: pd.DataFrame, a: str = "a", b: str = "b", weight: str | Non
     """Return sorted node names and the symmetric sparse adjacency matrix of an edge list; loops are left out.
 
     A pair listed twice (in either direction) counts once, with its largest weight.
+
+    Raises
+    ------
+    InputError
+        A column is missing, a node has no name, a weight is not a positive number, or there are no edges.
     """
     from scipy.sparse import csr_array
 
     missing = [c for c in (a, b, weight) if c is not None and c not in edges]
     if missing:
         raise InputError(f"edge list: no column(s) {missing}; it has {list(edges.columns)}.")
+    unnamed = int(edges[[a, b]].isna().any(axis=1).sum())
+    if unnamed:
+        raise InputError(f"edge list: {unnamed} row(s) have an empty {a!r} or {b!r}. Remove them.")
     pairs = edges[edges[a] != edges[b]]
     low, high = (
         np.minimum(pairs[a].astype(str), pairs[b].astype(str)),
         np.maximum(pairs[a].astype(str), pairs[b].astype(str)),
     )
-    values = pairs[weight].to_numpy(float) if weight else np.ones(len(pairs))
+    values = pd.to_numeric(pairs[weight], errors="coerce").to_numpy(float) if weight else np.ones(len(pairs))
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise InputError(f"edge list: weights {weight!r} must be positive numbers. Remove the other edges.")
     once = pd.DataFrame({"a": low, "b": high, "w": values}).groupby(["a", "b"], sort=True)["w"].max().reset_index()
     names = sorted(set(once["a"]) | set(once["b"]))
     if not names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from numpy.typing import NDArray
 
 from panmodal._anndata import read_anndata
 from panmodal._files import atomic_path, write_text
-from panmodal._tables import number_columns, read_frame, require_exists, suffix, text_ids
+from panmodal._tables import (
+    TEXT_SUFFIXES,
+    number_columns,
+    read_frame,
+    require_exists,
+    require_finite,
+    stem,
+    suffix,
+    text_ids,
+)
 from panmodal.embeddings.card import CARD_KEY, make_card, read_card, sidecar_paths
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, some
@@ -57,7 +67,7 @@ def read_embedding(
     InputError
         The file cannot be read, or does not hold unique ids with finite vectors of one length.
     """
-    text, _, key = str(path).partition("#")
+    text, _, key = (str(path), "", "") if Path(path).exists() else str(path).partition("#")
     path = require_exists(text)
     kind = suffix(path)
     ids: list[str]
@@ -76,15 +86,20 @@ def read_embedding(
                 "better, save the dictionary as npz: numpy.savez('E.npz', ids=list(d), vectors=numpy.array(list(d.values())))."
             )
         ids, vectors = _from_pickle(path, kind)
+    elif kind not in (*TEXT_SUFFIXES, ".parquet"):
+        raise InputError(
+            f"{path}: {kind or 'no suffix'} is no format of embeddings (h5ad, zarr, parquet, csv, tsv, txt, npz, pt, pkl)."
+        )
     else:
         ids, vectors, embedded = _from_table(path, kind, id_col)
     fields = read_card(path, embedded)
-    stem = path.name.split(".")[0] + (f"#{key}" if key else "")
-    fields["name"] = name or (stem if key else fields.get("name")) or stem
+    given = stem(path) + f"#{key}" if key else fields.get("name")
+    fields["name"] = name or given or stem(path)
     if key:
         fields.pop("dims", None)
+    card = make_card(fields, str(path))
     try:
-        return Embedding(tuple(ids), vectors, make_card(fields, str(path)), combine=combine)
+        return Embedding(tuple(ids), vectors, card, combine=combine)
     except InputError as error:
         raise InputError(f"{text}: {error}") from None
 
@@ -114,6 +129,11 @@ def _from_anndata(path: Path, key: str, id_col: str | None) -> tuple[list[str], 
 
 
 def _from_npz(path: Path) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path}: cannot be read as npz (it is no zip archive). Is it complete? Save ids and vectors together: "
+            "numpy.savez(..., ids=ids, vectors=vectors)."
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {k: archive[k] for k in archive.files}
@@ -164,9 +184,16 @@ def _from_pickle(path: Path, kind: str) -> tuple[list[str], NDArray[Any]]:
         raise InputError(f"{path}: cannot be unpickled ({type(error).__name__}: {error}).") from error
     if not isinstance(loaded, Mapping) or not loaded:
         raise InputError(f"{path}: holds a {type(loaded).__name__}; want a dictionary from id to vector.")
-    as_arrays = {
-        str(k): np.asarray(v.detach().float().numpy() if hasattr(v, "detach") else v) for k, v in loaded.items()
-    }
+    as_arrays = {}
+    for k, v in loaded.items():
+        if str(k) in as_arrays:
+            raise InputError(
+                f"{path}: id {str(k)!r} appears more than once (as text and as a number). Keep one vector."
+            )
+        try:
+            as_arrays[str(k)] = np.asarray(v.detach().float().numpy() if hasattr(v, "detach") else v)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: the value of id {str(k)!r} is no vector ({error}).") from error
     return _stack(as_arrays, str(path))
 
 
@@ -208,11 +235,26 @@ def _from_table(path: Path, kind: str, id_col: str | None) -> tuple[list[str], N
         if not first:
             raise InputError(f"{path}: no column of ids found among {some(frame.columns, 12)}. Name it with --id-col.")
         column = first[0]
+        if kind != ".parquet" and not named and _are_values([c for c in frame.columns if c != column]):
+            raise InputError(
+                f"{path}: the first line ({some(frame.columns, 3)}) looks like a vector, not like names of columns. Add a "
+                "header, such as id,0,1,2."
+            )
     ids = text_ids(frame[column].tolist(), f"the id ({column})", str(path))
     others = [c for c in frame.columns if c != column]
     if not others:
         raise InputError(f"{path}: no column but {column!r}: there are no vectors.")
-    return ids, number_columns(frame, others, str(path), ids), embedded
+    vectors = number_columns(frame, others, str(path), ids)
+    require_finite(vectors, ids, others, str(path), "embedding")
+    return ids, vectors, embedded
+
+
+def _are_values(names: list[str]) -> bool:
+    """Whether names of columns are numbers with a fraction: whole numbers count dimensions, fractions are data."""
+    try:
+        return bool(names) and not all(float(n).is_integer() for n in names)
+    except ValueError:
+        return False
 
 
 def write_embedding(embedding: Embedding, path: str | Path) -> None:
@@ -241,13 +283,15 @@ def write_embedding(embedding: Embedding, path: str | Path) -> None:
             })  # fmt: skip
             pq.write_table(table.replace_schema_metadata({CARD_KEY: card}), partial)
         elif kind == ".npz":
+            arrays: dict[str, Any] = {"ids": np.array(embedding.ids, dtype=str), "vectors": embedding.vectors}
+            arrays[CARD_KEY] = np.array(card)
             with partial.open("wb") as stream:
-                np.savez_compressed(
-                    stream, allow_pickle=False, ids=np.array(embedding.ids, dtype=str), vectors=embedding.vectors,
-                    **{CARD_KEY: np.array(card)},
-                )  # fmt: skip
+                np.savez_compressed(stream, **arrays)
         elif kind in (".csv", ".tsv"):
-            frame = pd.DataFrame(embedding.vectors, index=pd.Index(embedding.ids, name="id"), columns=columns)
+            # As float64, so that the text gives back the very numbers that the digest is of.
+            frame = pd.DataFrame(
+                np.asarray(embedding.vectors, float), index=pd.Index(embedding.ids, name="id"), columns=columns
+            )
             frame.to_csv(
                 partial, sep="," if kind == ".csv" else "\t", compression="infer" if path.suffix != ".gz" else "gzip"
             )

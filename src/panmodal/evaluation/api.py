@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from panmodal._files import write_text
@@ -41,7 +41,12 @@ def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen
 
 
 def write_leaderboard(
-    path: str | Path, out: str | Path, *, metric: str | None = None, fallback: str = "filled"
+    path: str | Path,
+    out: str | Path,
+    *,
+    metric: str | None = None,
+    fallback: str = "filled",
+    probes: Sequence[str] | None = None,
 ) -> None:
     """Write the leaderboard of a results folder as ``.html``, ``.csv`` or ``.parquet``, by the suffix of ``out``."""
     from panmodal.evaluation.store import Store
@@ -51,9 +56,10 @@ def write_leaderboard(
     store, out = Store(path), Path(out)
     scores = store.scores()
     if out.suffix == ".html":
-        write_text(out, render_page(scores, metric=metric, fallback=fallback, runs=[r for _, r in store.runs()]))
+        runs = [r for _, r in store.runs()]
+        write_text(out, render_page(scores, metric=metric, fallback=fallback, probes=probes, runs=runs))
         return
-    board = leaderboard(scores, metric=metric, fallback=fallback)
+    board = leaderboard(scores, metric=metric, fallback=fallback, probes=probes)
     if out.suffix == ".csv":
         write_text(out, board.to_csv(index=False))
     elif out.suffix == ".parquet":

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from panmodal.embeddings.embedded import EMBEDDED, embedded_embedding
 from panmodal.embeddings.embedding import Embedding
 from panmodal.embeddings.reading import read_embedding
-from panmodal.errors import InputError
+from panmodal.errors import InputError, some
 from panmodal.screens.embedded import EMBEDDED_SCREENS, embedded_screen
 from panmodal.screens.reading import read_screen
 from panmodal.screens.screen import Screen
@@ -119,6 +119,9 @@ def load_screen(path: str, **options: Any) -> Screen:
 
 def make_config(fields: dict[str, Any], where: str) -> RunConfig:
     """Build a config from fields; say which are wrong or missing."""
+    odd = [f for f in fields if not isinstance(f, str)]
+    if odd:
+        raise InputError(f"{where}: {some(odd)} cannot name a field. Fields are {', '.join(RunConfig.model_fields)}.")
     try:
         return RunConfig(**fields)
     except ValidationError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal.errors import InputError
-from panmodal.evaluation.ranks import average_ranks
+from panmodal.evaluation.ranks import average_ranks, rank_correlation
 
 Matrix = NDArray[np.float64]
 Rows = NDArray[np.float64]
@@ -110,15 +110,14 @@ def pearson(c: Comparison) -> Rows:
 
 
 def _spearman(predicted: Matrix, true: Matrix, ranks: NDArray[np.floating] | None) -> Rows:
-    known = average_ranks(true) if ranks is None else np.asarray(ranks, dtype=np.float64)
-    out = _correlation(average_ranks(predicted), known)
+    out = rank_correlation(predicted, average_ranks(true) if ranks is None else ranks)
     out[_flat(predicted) | _flat(true)] = np.nan
     return out
 
 
 def spearman(c: Comparison) -> Rows:
     """Spearman correlation: Pearson of average ranks; undefined for a constant row."""
-    return _spearman(c.predicted.astype(np.float32), c.true, c.true_ranks)
+    return _spearman(c.predicted, c.true, c.true_ranks)
 
 
 def pearson_centred(c: Comparison) -> Rows:
@@ -131,7 +130,7 @@ def pearson_centred(c: Comparison) -> Rows:
 
 def spearman_centred(c: Comparison) -> Rows:
     """Spearman correlation of p - m and y - m, m the mean training response; undefined where p equals m."""
-    return _spearman(c.predicted_deviation.astype(np.float32), c.true_deviation, c.true_centred_ranks)
+    return _spearman(c.predicted_deviation, c.true_deviation, c.true_centred_ranks)
 
 
 def cosine(c: Comparison) -> Rows:

@@ -14,15 +14,48 @@ def average_ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
     values
         Finite matrix, m x t.
     """
-    from scipy.stats import rankdata
+    values = np.asarray(values)
+    ranks = np.empty(values.shape)
+    places = np.arange(1.0, values.shape[1] + 1)
+    # Row by row everything stays in the cache, which beats calls on whole matrices.
+    for row, out in zip(values, ranks, strict=True):
+        _rank_row(row, places, out)
+    return ranks
 
+
+def rank_correlation(values: NDArray[np.floating], ranks: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Correlate the average ranks of each row with given average ranks (Spearman); NaN where either row is constant.
+
+    Parameters
+    ----------
+    values
+        Finite matrix, m x t.
+    ranks
+        Average ranks of the rows to compare with, m x t.
+    """
     values = np.asarray(values)
     m, t = values.shape
-    order = np.argsort(values, axis=1)
-    ranks = np.empty((m, t))
-    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(1.0, t + 1), (m, t)), axis=1)
-    ascending = np.take_along_axis(values, order, axis=1)
-    tied = np.flatnonzero((ascending[:, 1:] == ascending[:, :-1]).any(axis=1))
-    if len(tied):
-        ranks[tied] = rankdata(values[tied], axis=1)
-    return ranks
+    places, own = np.arange(1.0, t + 1), np.empty(t)
+    middle = (t + 1) / 2
+    out = np.full(m, np.nan)
+    for k in range(m):
+        _rank_row(values[k], places, own)
+        a, b = own - middle, np.asarray(ranks[k], dtype=np.float64) - middle
+        norm = np.sqrt((a @ a) * (b @ b))
+        if norm > 0:
+            out[k] = min(1.0, max(-1.0, (a @ b) / norm))
+    return out
+
+
+def _rank_row(row: NDArray[np.floating], places: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+    """Write the average ranks of one row into ``out``."""
+    order = np.argsort(row)
+    ascending = row[order]
+    equal = ascending[1:] == ascending[:-1]
+    if not equal.any():
+        out[order] = places
+        return
+    group = np.concatenate([[0], np.cumsum(~equal)])
+    counts = np.bincount(group)
+    ends = np.cumsum(counts)
+    out[order] = (ends - (counts - 1) / 2)[group]

@@ -224,20 +224,26 @@ def compile_scores(store: Store) -> pd.DataFrame:
 
     Trials whose values are absent, damaged or of an older formula are scored again from their predictions.
     """
-    frames, available, labels = [], {}, []
-    for trial in store.trials():
-        if trial.digest not in available:
-            if not store.has_trial(trial.digest):
-                continue
-            found = store.read_rows(trial.digest)
-            if found is None or any(METRICS[m].rule != r for m, r in found[1].items() if m in METRICS):
-                rescore_trial(
-                    store, trial, [m.name for m in metrics_for(trial.response)] if found is None else list(found[1])
-                )
-                found = store.read_rows(trial.digest)
-            assert found is not None
-            frames.append(found[0])
-            available[trial.digest] = (set(found[1]), store.trial_record(trial.digest)["hyperparameters"])
+    planned = [t for t in store.trials() if store.has_trial(t.digest)]
+    done = {t.digest: t for t in planned}
+    stored = {digest: store.read_rows(digest) for digest in done}
+    # What was lost is scored by the metrics that the other trials of its kind have.
+    usual: dict[str, set[str]] = {}
+    for digest, rows_found in stored.items():
+        if rows_found is not None:
+            usual.setdefault(done[digest].response, set()).update(rows_found[1])
+    frames, available = [], {}
+    for digest, trial in done.items():
+        found = stored[digest]
+        if found is None or any(METRICS[m].rule != r for m, r in found[1].items() if m in METRICS):
+            names = usual.get(trial.response) if found is None else set(found[1])
+            rescore_trial(store, trial, [m.name for m in metrics_for(trial.response) if not names or m.name in names])
+            found = store.read_rows(digest)
+        assert found is not None
+        frames.append(found[0])
+        available[digest] = (set(found[1]), store.trial_record(digest)["hyperparameters"])
+    labels = []
+    for trial in planned:
         record = trial.to_record()
         record.pop("depends")
         labels.append({**record, "hyperparameters": available[trial.digest][1]})

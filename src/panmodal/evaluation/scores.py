@@ -21,14 +21,15 @@ COLUMNS = [
 FOLD_OF_TASK = ["screen", "context", "response", "split", "fold"]
 
 
-def mark_common(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.Series:
-    """Tell for each row (trial, pert_id) whether every embedding of its task and fold covers that id."""
-    ranked = trials.loc[trials["role"] == "embedding", ["trial", *FOLD_OF_TASK]].drop_duplicates()
-    covered = rows[["trial", "pert_id", "covered"]].merge(ranked, on="trial")
+def mark_common(rows: pd.DataFrame, trials: pd.DataFrame, key: str = "trial") -> pd.Series:
+    """Tell for each row (trial, pert_id) whether every embedding of its task and fold covers that id.
+
+    ``key`` is the column that joins rows to trials; a value of it belongs to one task and fold.
+    """
+    ranked = trials.loc[trials["role"] == "embedding", [key, *FOLD_OF_TASK]].drop_duplicates()
+    covered = rows[[key, "pert_id", "covered"]].merge(ranked, on=key)
     everywhere = covered.groupby([*FOLD_OF_TASK, "pert_id"], sort=False)["covered"].all().rename("common").reset_index()
-    keyed = rows[["trial", "pert_id"]].merge(
-        trials[["trial", *FOLD_OF_TASK]].drop_duplicates("trial"), on="trial", how="left"
-    )
+    keyed = rows[[key, "pert_id"]].merge(trials[[key, *FOLD_OF_TASK]].drop_duplicates(key), on=key, how="left")
     merged = keyed.merge(everywhere, on=[*FOLD_OF_TASK, "pert_id"], how="left")
     # Where no embedding was run (controls only), all ids are common.
     return merged["common"].astype("boolean").fillna(True).astype(bool).set_axis(rows.index)
@@ -43,7 +44,7 @@ def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
         Columns ``trial``, ``pert_id``, ``covered`` and one per metric (NaN where undefined).
     trials
         One row per trial: :data:`LABELS`, ``trial``, ``role``, ``modality``, ``simulated``, ``hyperparameters``. Two
-        rows may share a trial when the same content goes by two names.
+        rows may share a trial when the same content goes by two names, in one task or in two.
 
     Returns
     -------
@@ -52,25 +53,29 @@ def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
         value) and null if there is none; ``n_undefined`` counts the undefined ones.
     """
     metrics = [m for m in METRICS if m in rows.columns]
-    rows = rows.reset_index(drop=True)
+    # A trial that lies in two tasks is averaged in each: the ids in common differ.
+    places = trials[["trial", *FOLD_OF_TASK]].drop_duplicates()
+    places = places.assign(place=np.arange(len(places)))
+    trials = trials.merge(places, on=["trial", *FOLD_OF_TASK])
+    rows = rows.merge(places[["trial", "place"]], on="trial")
     masks = {"filled": np.ones(len(rows), dtype=bool), "covered": rows["covered"].to_numpy(dtype=bool),
-             "common": mark_common(rows, trials).to_numpy()}  # fmt: skip
-    counts = rows.groupby("trial", sort=False)["covered"].agg(n_test="size", n_covered="sum").reset_index()
+             "common": mark_common(rows, trials, "place").to_numpy()}  # fmt: skip
+    counts = rows.groupby("place", sort=False)["covered"].agg(n_test="size", n_covered="sum").reset_index()
     values = rows[metrics].astype(np.float64)
     undefined = values.isna()
     filled = values.fillna({m: v for m in metrics if (v := METRICS[m].no_skill) is not None})
     pieces = []
     for fallback, mask in masks.items():
-        key = rows.loc[mask, "trial"]
-        index = pd.Index(rows["trial"].unique(), name="trial")
+        key = rows.loc[mask, "place"]
+        index = pd.Index(rows["place"].unique(), name="place")
         mean = filled[mask].groupby(key, sort=False).mean().reindex(index)
         scored = filled[mask].notna().groupby(key, sort=False).sum().reindex(index, fill_value=0)
         unknown = undefined[mask].groupby(key, sort=False).sum().reindex(index, fill_value=0)
-        piece = mean.reset_index().melt("trial", var_name="metric", value_name="value")
-        piece["n_scored"] = scored.reset_index().melt("trial")["value"].astype(np.int64)
-        piece["n_undefined"] = unknown.reset_index().melt("trial")["value"].astype(np.int64)
+        piece = mean.reset_index().melt("place", var_name="metric", value_name="value")
+        piece["n_scored"] = scored.reset_index().melt("place")["value"].astype(np.int64)
+        piece["n_undefined"] = unknown.reset_index().melt("place")["value"].astype(np.int64)
         pieces.append(piece.assign(fallback=fallback))
-    table = trials.merge(pd.concat(pieces), on="trial").merge(counts, on="trial")
+    table = trials.merge(pd.concat(pieces), on="place").merge(counts, on="place")
     table = table.astype({"n_test": np.int64, "n_covered": np.int64, "fold": np.int64, "seed": np.int64})
     order = {name: k for k, name in enumerate(metrics)}
     table = table.assign(

@@ -43,7 +43,10 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 def primary_metric(response: str) -> str:
     """Name of the metric by which tasks of a kind of response are ranked unless another is asked for."""
-    return metrics_for(response)[0].name
+    serving = metrics_for(response)
+    if not serving:
+        raise InputError(f"score table: this version has no metric for responses of kind {response!r}.")
+    return serving[0].name
 
 
 def gap_closed(score: pd.Series, floor: pd.Series, ceiling: pd.Series, higher_is_better: bool) -> pd.Series:
@@ -55,6 +58,17 @@ def gap_closed(score: pd.Series, floor: pd.Series, ceiling: pd.Series, higher_is
     sign = -1.0 if higher_is_better else 1.0
     span = sign * (floor - ceiling)
     return (sign * (floor - score) / span.where(span > 0)).astype(float)
+
+
+def _better(score: pd.Series, floor: pd.Series, higher_is_better: bool) -> pd.Series:
+    """Whether scores beat a floor; False where either is undefined."""
+    return score > floor if higher_is_better else score < floor
+
+
+def _above_floor(rows: pd.DataFrame) -> pd.Series:
+    """Whether leaderboard rows, which may be of several metrics, beat their floors in the mean."""
+    higher = rows["metric"].map(lambda name: METRICS[name].higher_is_better).astype(bool)
+    return _better(rows["mean"], rows["floor"], True).where(higher, _better(rows["mean"], rows["floor"], False))
 
 
 def leaderboard(scores: pd.DataFrame, *, metric: str | None = None, fallback: str = "filled",
@@ -77,10 +91,11 @@ def leaderboard(scores: pd.DataFrame, *, metric: str | None = None, fallback: st
     -------
     pandas.DataFrame
         One row per task and method, best first: task columns, ``embedding``, ``probe``, ``role``, ``modality``, ``rank``
-        (embeddings only; ties share the lower rank), ``mean`` and ``sd`` over folds, ``n_folds``, ``folds_above_floor`` (folds
-        in which it beats that fold's floor), ``gap_closed``, ``floor``, ``ceiling``, ``floor_by`` and ``ceiling_by`` (which method
-        they are of), ``coverage`` (covered share of the test ids), and ``filled``, ``covered``, ``common`` (the mean under each
-        rule; ``covered`` is for reading one row, never for comparing two), ``n_undefined``.
+        (embeddings only; ties share the lower rank), ``mean`` and ``sd`` over folds, ``n_folds`` (folds with a score, of all
+        seeds), ``folds_above_floor`` (folds in which it beats that fold's floor), ``gap_closed``, ``floor``, ``ceiling``,
+        ``floor_by`` and ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), and
+        ``filled``, ``covered``, ``common`` (the mean under each rule; ``covered`` is for reading one row, never for
+        comparing two), ``n_undefined``.
 
     Raises
     ------
@@ -137,10 +152,11 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     board["metric"], board["fallback"] = name, fallback
     board["floor"], board["floor_by"], board["ceiling"], board["ceiling_by"] = floor, floor_by, ceiling, ceiling_by
     board["gap_closed"] = gap_closed(board["mean"], board["floor"], board["ceiling"], higher)
-    baseline = used[used["role"] == "baseline"].groupby("fold")["value"]
-    per_fold = baseline.max() if higher else baseline.min()
-    reference = used["fold"].map(per_fold)
-    ahead = used.assign(ahead=(used["value"] > reference) if higher else (used["value"] < reference))
+    # Fold 0 of another seed holds other ids.
+    baseline = used[used["role"] == "baseline"].groupby(["fold", "seed"])["value"]
+    per_fold = (baseline.max() if higher else baseline.min()).rename("reference")
+    used = used.merge(per_fold.reset_index(), on=["fold", "seed"], how="left")
+    ahead = used.assign(ahead=_better(used["value"], used["reference"], higher))
     above = ahead.groupby(METHOD, sort=False)["ahead"].sum().rename("folds_above_floor")
     board = board.merge(above.reset_index(), on=METHOD, how="left")
     ranked = board["role"] == "embedding"
@@ -163,7 +179,7 @@ def overall(board: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         ``embedding``, ``probe``, ``modality``, ``tasks`` (number of tasks it has a score on), ``mean_rank`` (rank as a share of
         the methods ranked on the task, 0 best and 1 worst, averaged), ``wins`` (tasks ranked first), ``mean_gap_closed``,
-        ``tasks_above_floor``, ``mean_coverage``; best mean rank first. Simulated tasks are summarised apart
+        ``tasks_above_floor`` (in the mean over folds), ``mean_coverage``; best mean rank first. Simulated tasks are summarised apart
         (column ``simulated``).
     """
     ranked = board[board["role"] == "embedding"].copy()
@@ -172,7 +188,7 @@ def overall(board: pd.DataFrame) -> pd.DataFrame:
                                      "mean_gap_closed", "tasks_above_floor", "mean_coverage"])  # fmt: skip
     size = ranked.groupby(TASK)["rank"].transform("count")
     ranked["share"] = (ranked["rank"].astype(float) - 1) / (size - 1).where(size > 1, 1)
-    ranked["above"] = ranked["gap_closed"] > 0
+    ranked["above"] = _above_floor(ranked)
     ranked["first"] = ranked["rank"] == 1
     table = ranked.groupby([*METHOD, "modality", "simulated"], sort=False).agg(
         tasks=("mean", "count"), mean_rank=("share", "mean"), wins=("first", "sum"),
@@ -195,16 +211,18 @@ def summary(board: pd.DataFrame) -> list[str]:
         text = f"{task[0]}, {task[1]}{marked}: {best['embedding']} with {best['probe']} comes first by {metric} ({best['mean']:.4g}"
         text += f", floor {best['floor']:.4g} by {best['floor_by']})" if np.isfinite(best["floor"]) else ")"
         above = int(best["folds_above_floor"])
-        if above == n:
-            text += f"; it beats the floor in all {n} folds"
-        elif above == 0:
-            text += f"; it beats the floor in none of {n} folds: no embedding here is better than nothing"
-        else:
-            text += f"; it beats the floor in {above} of {n} folds only, which is weak evidence"
+        if np.isfinite(best["floor"]):
+            if above == n:
+                text += f"; it beats the floor in all {n} folds"
+            elif above == 0:
+                text += f"; it beats the floor in none of {n} folds"
+                text += "" if ranked["folds_above_floor"].any() else ": no embedding here is better than nothing"
+            else:
+                text += f"; it beats the floor in {above} of {n} folds only, which is weak evidence"
+            worse = int((~_above_floor(ranked)).sum())
+            if worse:
+                text += f"; {worse} of {len(ranked)} methods are no better than the floor on average"
         if np.isfinite(best["gap_closed"]):
-            text += f"; {100 * best['gap_closed']:.0f} % of the gap to the idealised oracle is closed"
-        worse = ranked[ranked["gap_closed"] <= 0]
-        if len(worse):
-            text += f"; {len(worse)} of {len(ranked)} methods are no better than the floor"
+            text += f"; {round(100 * best['gap_closed'])} % of the gap to the idealised oracle is closed"
         sentences.append(text + ".")
     return sentences

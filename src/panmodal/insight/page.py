@@ -21,6 +21,7 @@ def render_page(
     *,
     metric: str | None = None,
     fallback: str = "filled",
+    probes: Sequence[str] | None = None,
     runs: Sequence[Mapping[str, Any]] = (),
     title: str = "panmodal leaderboard",
 ) -> str:
@@ -30,7 +31,7 @@ def render_page(
     ----------
     scores
         The tidy score table.
-    metric, fallback
+    metric, fallback, probes
         As in :func:`panmodal.insight.leaderboard.leaderboard`.
     runs
         Records of the runs behind the table (cards, split, screen), for the methods section.
@@ -39,7 +40,7 @@ def render_page(
     """
     import jinja2
 
-    board = leaderboard(scores, metric=metric, fallback=fallback)
+    board = leaderboard(scores, metric=metric, fallback=fallback, probes=probes)
     other = "common" if fallback == "filled" else "filled"
     tasks = []
     for number_, (_, rows) in enumerate(board.groupby(TASK, sort=False)):

@@ -62,7 +62,7 @@ def fold_plot(scores: pd.DataFrame, board: pd.DataFrame) -> Figure:
     if np.isfinite(first["ceiling"]):
         axes.axvline(first["ceiling"], color=INK, linestyle=":", linewidth=1, label="idealised oracle")
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     rule = "train mean where not covered" if first["fallback"] == "filled" else "ids covered by all embeddings"
     axes.set_xlabel(f"{first['metric']} per fold ({rule})")
     marked = " (simulated)" if first["simulated"] else ""
@@ -84,6 +84,7 @@ def _ink(figure: Figure) -> None:
             spine.set_color(INK)
     for text in figure.findobj(Text):
         text.set_color(INK)
+        text.set_parse_math(False)  # a name may hold dollar signs
 
 
 def to_svg(figure: Figure, title: str) -> str:

@@ -37,11 +37,28 @@ class Fold:
     test: Indices
 
     @cached_property
-    def neighbours(self) -> Matrix:
+    def distances(self) -> Matrix:
         """Squared Euclidean distances, m x n."""
         from scipy.spatial.distance import cdist
 
         return cdist(self.z_test, self.z_train, "sqeuclidean")
+
+    def nearest(self, most: int) -> tuple[Indices, Matrix]:
+        """Return positions and squared distances of the ``most`` nearest training rows, nearest first (m x most each)."""
+        if self._sorted[0].shape[1] < most:
+            self.__dict__["_sorted"] = self._sort(most)
+        near, values = self._sorted
+        return near[:, :most], values[:, :most]
+
+    @cached_property
+    def _sorted(self) -> tuple[Indices, Matrix]:
+        return self._sort(min(101, len(self.z_train)))
+
+    def _sort(self, most: int) -> tuple[Indices, Matrix]:
+        near = np.argpartition(self.distances, most - 1, axis=1)[:, :most]
+        values = np.take_along_axis(self.distances, near, axis=1)
+        order = np.argsort(values, axis=1, kind="stable")
+        return np.take_along_axis(near, order, axis=1), np.take_along_axis(values, order, axis=1)
 
     @cached_property
     def centred(self) -> tuple[Matrix, Matrix]:

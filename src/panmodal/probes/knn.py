@@ -29,50 +29,42 @@ def _tie_weights(distances: NDArray[np.float64], k: int, kth: float, slack: floa
     return weights
 
 
-def _nearest(fold: Fold, most: int) -> tuple[NDArray[np.intp], Matrix]:
-    """Positions and squared distances of the ``most`` nearest training rows, nearest first."""
-    distances = fold.neighbours
-    if most < distances.shape[1]:
-        near = np.argpartition(distances, most - 1, axis=1)[:, :most]
-    else:
-        near = np.broadcast_to(np.arange(distances.shape[1]), distances.shape)
-    values = np.take_along_axis(distances, near, axis=1)
-    order = np.argsort(values, axis=1, kind="stable")
-    return np.take_along_axis(near, order, axis=1), np.take_along_axis(values, order, axis=1)
-
-
 def row_errors(fold: Fold, targets: Targets, grid: tuple[float, ...]) -> NDArray[np.float64]:
-    """L2 error of every row for every k in one pass over the neighbours, from the Gram matrix of the targets."""
+    """L2 error of every row for every k in one pass over the neighbours, from the Gram matrix of the targets.
+
+    With S the first k neighbours of row i, e_i^2 = G_ii - 2/k sum_{a in S} G_ia + 1/k^2 sum_{a, b in S} G_ab; the double
+    sums for all k are cumulative sums over blocks of one gathered matrix. Rows with ties at the k-th place are weighted out in
+    full instead.
+    """
     ks = sorted({int(k) for k in grid})
     n = fold.z_train.shape[0]
-    near, values = _nearest(fold, min(n, ks[-1] + 1))
+    near, values = fold.nearest(min(n, ks[-1] + 1))
     slack = _tolerance(fold)
     own = targets.gram[fold.test, fold.test]
-    across = targets.gram[np.ix_(fold.test, fold.train)]
-    within = targets.gram[np.ix_(fold.train, fold.train)]
     starts = np.array([0, *ks[:-1]])
     size = np.array(ks, dtype=np.float64)
     squared = np.empty((len(ks), len(fold.test)))
-    chosen = near[:, : ks[-1]]
-    step = max(1, 2**20 // ks[-1] ** 2)
+    chosen = fold.train[near[:, : ks[-1]]]
+    flat, width = targets.gram.reshape(-1), targets.gram.shape[1]
+    step = max(1, 2**18 // ks[-1] ** 2)
     for start in range(0, len(chosen), step):
         idx = chosen[start : start + step]
-        block = within[idx[:, :, None], idx[:, None, :]]
+        block = flat.take(idx[:, :, None] * width + idx[:, None, :])
         sums = np.add.reduceat(np.add.reduceat(block, starts, axis=1), starts, axis=2).cumsum(axis=1).cumsum(axis=2)
-        cross = np.add.reduceat(np.take_along_axis(across[start : start + step], idx, axis=1), starts, axis=1).cumsum(
-            axis=1
-        )
+        across = flat.take(fold.test[start : start + step, None] * width + idx)
+        cross = np.add.reduceat(across, starts, axis=1).cumsum(axis=1)
         part = own[start : start + step, None] - 2 * cross / size + np.einsum("ikk->ik", sums) / size**2
         squared[:, start : start + step] = part.T
     for row, k in enumerate(ks):
         if k >= n:
             continue
         tied = np.flatnonzero(values[:, k] - values[:, k - 1] <= slack + RELATIVE * values[:, k - 1])
-        if len(tied) == 0:
-            continue
-        weights = np.stack([_tie_weights(fold.neighbours[i], k, values[i, k - 1], slack) for i in tied])
-        quadratic = np.einsum("ij,ij->i", weights @ within, weights)
-        squared[row, tied] = own[tied] - 2 * np.einsum("ij,ij->i", weights, across[tied]) + quadratic
+        for i in tied:
+            weights = _tie_weights(fold.distances[i], k, values[i, k - 1], slack)
+            used = np.flatnonzero(weights)
+            w, idx = weights[used], fold.train[used]
+            quadratic = w @ targets.gram[np.ix_(idx, idx)] @ w
+            squared[row, i] = own[i] - 2 * targets.gram[fold.test[i], idx] @ w + quadratic
     errors = np.sqrt(np.maximum(squared, 0.0))
     return errors[[ks.index(int(k)) for k in grid]]
 
@@ -82,12 +74,12 @@ def predict(fold: Fold, targets: Targets, value: float) -> Matrix:
     from scipy.sparse import csr_array
 
     k, n, m = int(value), fold.z_train.shape[0], fold.z_test.shape[0]
-    near, values = _nearest(fold, min(n, k + 1))
+    near, values = fold.nearest(min(n, k + 1))
     slack = _tolerance(fold)
     columns, weights, counts = [], [], []
     for i in range(m):
         if k < n and values[i, k] - values[i, k - 1] <= slack + RELATIVE * values[i, k - 1]:
-            dense = _tie_weights(fold.neighbours[i], k, values[i, k - 1], slack)
+            dense = _tie_weights(fold.distances[i], k, values[i, k - 1], slack)
             idx = np.flatnonzero(dense)
             weight = dense[idx]
         else:

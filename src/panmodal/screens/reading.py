@@ -10,7 +10,7 @@ import numpy as np
 
 from panmodal._anndata import read_anndata
 from panmodal._files import atomic_path
-from panmodal._tables import number_columns, read_frame, require_exists, suffix, text_ids
+from panmodal._tables import number_columns, read_frame, require_exists, stem, suffix, text_ids
 from panmodal.errors import InputError, some
 from panmodal.perturbation_ids import canonical, is_control
 from panmodal.screens.columns import ANNOTATION_COLUMNS, CONTEXT_COLUMNS, PERTURBATION_COLUMNS, find_column
@@ -98,15 +98,18 @@ def read_screen(
     if drop_controls and control.any():
         notes.append(f"{int(control.sum())} control row(s) removed ({some(dict.fromkeys(np.array(ids)[control]), 3)})")
         adata = adata[~control].copy()
-    screen = Screen(
-        adata,
-        name=name or own.get("name") or path.name.split(".")[0],
-        response=kind,
-        description=description,
-        simulated=bool(own.get("simulated", False)),
-        notes=notes,
-    )
-    return screen.select(contexts) if contexts else screen
+    try:
+        screen = Screen(
+            adata,
+            name=name or own.get("name") or stem(path),
+            response=kind,
+            description=description,
+            simulated=bool(own.get("simulated", False)),
+            notes=notes,
+        )
+        return screen.select(contexts) if contexts else screen
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _table_to_anndata(
@@ -162,7 +165,8 @@ def _own_record(adata: AnnData) -> dict[str, Any]:
 
 def _response(own: dict[str, Any], adata: AnnData, given: str | None, where: str) -> tuple[str, str]:
     """Decide the kind of response: what the user says, else what the file says, else an error."""
-    text = str(own.get("response") or adata.uns.get("response") or "").strip()
+    said = [own.get("response"), adata.uns.get("response")]
+    text = next((s.strip() for s in said if isinstance(s, str) and s.strip()), "")
     description = str(own.get("description") or (text if text.lower() not in RESPONSE_KINDS else ""))
     if given:
         return response_kind(given, where).name, description
@@ -171,7 +175,7 @@ def _response(own: dict[str, Any], adata: AnnData, given: str | None, where: str
             f"{where}: the file does not say what its values are. Give --response with one of "
             f"{', '.join(RESPONSE_KINDS)}."
         )
-    first = text.split()[0].strip(":,;.").lower()
+    first = text.split()[0].strip(":,;.").lower().replace("-", "_")
     # A free text that does not begin with a known kind describes some other continuous response.
     return (first if first in RESPONSE_KINDS else "continuous"), description
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal._digest import digest_table
-from panmodal._tables import require_finite, unique_ids
+from panmodal._tables import require_finite, text_ids, unique_ids
 from panmodal.errors import InputError, some
 from panmodal.perturbation_ids import canonical, is_control
 
@@ -77,8 +77,8 @@ class Screen:
     Raises
     ------
     InputError
-        Missing columns, empty screen, repeated (perturbation, context), NaN or infinite values, DEG labels other than
-        -1, 0, 1, control cells among the rows, repeated read-outs.
+        Missing columns, empty screen, missing ids or contexts, repeated (perturbation, context), NaN or infinite
+        values, DEG labels other than -1, 0, 1, control cells among the rows, repeated read-outs.
     """
 
     adata: AnnData
@@ -98,9 +98,9 @@ class Screen:
         if self.adata.n_obs == 0 or self.adata.n_vars == 0:
             raise InputError(f"{where}: empty ({self.adata.n_obs} rows, {self.adata.n_vars} read-outs).")
         unique_ids(list(self.adata.var_names), "read-out", where, "Make them unique, or merge the repeated ones.")
-        ids = self.adata.obs["pert_id"].astype(str).tolist()
-        contexts = self.adata.obs["cell_line"].astype(str).tolist()
-        self._ids = np.array([canonical(i) for i in ids], dtype=object)
+        ids = [canonical(i) for i in text_ids(self.adata.obs["pert_id"].tolist(), "pert_id", where)]
+        contexts = text_ids(self.adata.obs["cell_line"].tolist(), "cell_line", where)
+        self._ids = np.array(ids, dtype=object)
         self._contexts = np.array(contexts, dtype=object)
         controls = [i for i in dict.fromkeys(ids) if is_control(i)]
         if controls:
@@ -108,7 +108,7 @@ class Screen:
                 f"{where}: {some(controls)} name control cells, but a response is measured against them. Remove these "
                 "rows, or let them be removed with --drop-controls."
             )
-        unique_ids([f"{i} in {c}" for i, c in zip(self._ids, contexts, strict=True)], "(perturbation, context)", where,
+        unique_ids([f"{i} in {c}" for i, c in zip(ids, contexts, strict=True)], "(perturbation, context)", where,
                    "Average replicates first (a combination A+B is the same as B+A).")  # fmt: skip
         self._values = _dense32(self.adata.X, where)
         require_finite(self._values, [f"{i} ({c})" for i, c in zip(ids, contexts, strict=True)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,18 @@ class Split:
     Parameters
     ----------
     folds
-        Perturbation id -> fold (0, 1, ...).
+        Perturbation id -> fold (0, 1, ...); ids are brought to their canonical form.
     name
         Name used in tables; two splits with the same folds have the same digest whatever their names.
     unseen
         ``perturbation``: no test id is trained on. ``part``: moreover no part of a test combination is.
     seed
         Seed that made the folds; None for folds read from elsewhere.
+
+    Raises
+    ------
+    InputError
+        Fewer than two folds, a fold that is no whole number, an id (``A+B`` is ``B+A``) in there twice, an unknown promise.
     """
 
     folds: Mapping[str, int]
@@ -41,10 +46,15 @@ class Split:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        where = f"split {self.name!r}"
         if self.unseen not in UNSEEN:
-            raise InputError(f"split {self.name!r}: unseen is {self.unseen!r}; it must be one of {', '.join(UNSEEN)}.")
+            raise InputError(f"{where}: unseen is {self.unseen!r}; it must be one of {', '.join(UNSEEN)}.")
+        ids = [canonical(i) for i in self.folds]
+        unique_ids(ids, "pert_id", where, "An id belongs to one fold.")
+        folds = {i: _whole(f, i, where) for i, f in zip(ids, self.folds.values(), strict=True)}
+        object.__setattr__(self, "folds", folds)
         if len(self.numbers) < 2:
-            raise InputError(f"split {self.name!r}: needs at least two folds, has {self.numbers}.")
+            raise InputError(f"{where}: needs at least two folds, has {self.numbers}.")
 
     @property
     def numbers(self) -> list[int]:
@@ -65,11 +75,25 @@ class Split:
     def write(self, path: str | Path) -> None:
         """Write ``pert_id,fold`` as csv, and name, promise, seed and digest in a side-car ``.yaml``."""
         path = Path(path)
+        if path.suffix != ".csv":
+            raise InputError(f"{path}: a split is written as .csv.")
         rows = "".join(f"{_quoted(i)},{f}\n" for i, f in sorted(self.folds.items()))
         with atomic_path(path) as partial:
             partial.write_text("pert_id,fold\n" + rows, encoding="utf-8")
         record = {"name": self.name, "unseen": self.unseen, "seed": self.seed, "digest": self.digest}
         write_text(_sidecar(path), yaml.safe_dump(record, sort_keys=False))
+
+
+def _whole(value: object, pert_id: str, where: str) -> int:
+    """Return a fold as a whole number; refuse anything else."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+        whole = int(number)
+    except (TypeError, ValueError, OverflowError):
+        whole, number = -1, -1.0
+    if whole != number or whole < 0:
+        raise InputError(f"{where}: fold of {pert_id!r} is {value!r}; it must be 0, 1, 2, ...")
+    return whole
 
 
 def _quoted(text: str) -> str:
@@ -160,7 +184,7 @@ def _connected(ids: Sequence[str], label: Mapping[str, str]) -> dict[str, str]:
     nodes: dict[tuple[str, str], int] = {}
     edges: list[tuple[int, int]] = []
     for k, i in enumerate(ids):
-        for key in [("part", p) for p in parts(i)] + [("label", label[i])]:
+        for key in [("part", p.casefold()) for p in parts(i)] + [("label", label[i])]:
             edges.append((k, len(ids) + nodes.setdefault(key, len(nodes))))
     size = len(ids) + len(nodes)
     a, b = np.array(edges).T
@@ -194,34 +218,31 @@ def read_split(path: str | Path, *, unseen: str | None = None) -> Split:
         raise InputError(f"{path}: no column {some(missing)}; a split file has pert_id and fold.")
     ids = [canonical(i) for i in text_ids(frame["pert_id"].tolist(), "pert_id", str(path))]
     unique_ids(ids, "pert_id", str(path), "An id belongs to one fold.")
-    folds: dict[str, int] = {}
-    for i, value in zip(ids, frame["fold"].tolist(), strict=True):
-        try:
-            number = float(value)
-            whole = int(number)
-        except (TypeError, ValueError, OverflowError):
-            whole, number = -1, -1.0
-        if whole != number or whole < 0:
-            raise InputError(f"{path}: fold of {i!r} is {value!r}; it must be 0, 1, 2, ...")
-        folds[i] = whole
+    folds = {i: _whole(value, i, str(path)) for i, value in zip(ids, frame["fold"].tolist(), strict=True)}
     record: dict[str, object] = {}
-    if _sidecar(path).exists():
-        loaded = yaml.safe_load(_sidecar(path).read_text(encoding="utf-8"))
-        record = loaded if isinstance(loaded, dict) else {}
+    side = _sidecar(path)
+    if side.exists():
+        try:
+            loaded = yaml.safe_load(side.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{side}: not valid YAML ({error}).") from error
+        if not isinstance(loaded, dict):
+            raise InputError(f"{side}: must be a mapping (name, unseen, seed, digest). Restore it, or remove it.")
+        record = loaded
+    promise = str(record.get("unseen", "perturbation"))
     seed = record.get("seed")
-    split = Split(
-        folds,
-        name=str(record.get("name", path.name.removesuffix(".csv"))),
-        unseen=unseen or str(record.get("unseen", "perturbation")),
-        seed=seed if isinstance(seed, int) else None,
-    )
+    name = str(record.get("name", path.name.removesuffix(".csv")))
+    try:
+        split = Split(folds, name=name, unseen=promise, seed=seed if isinstance(seed, int) else None)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     expected = record.get("digest")
-    if expected is not None and unseen in (None, record.get("unseen")) and expected != split.digest:
+    if expected is not None and expected != split.digest:
         raise InputError(
-            f"{path}: the folds were changed since they were saved (digest {split.digest}, {_sidecar(path).name} says "
-            f"{expected}). Restore the file, or remove the side-car if the change was meant."
+            f"{path}: the folds were changed since they were saved (digest {split.digest}, {side.name} says {expected}). "
+            "Restore the file, or remove the side-car if the change was meant."
         )
-    return split
+    return replace(split, unseen=unseen or promise)
 
 
 def audit(split: Split, ids: Iterable[str], where: str) -> list[str]:
@@ -260,8 +281,8 @@ def audit(split: Split, ids: Iterable[str], where: str) -> list[str]:
         seen: dict[str, set[int]] = {}
         for i in ids:
             for part in parts(i):
-                seen.setdefault(part, set()).add(split.folds[i])
-        leaks = sorted(part for part, folds in seen.items() if len(folds) > 1)
+                seen.setdefault(part.casefold(), set()).add(split.folds[i])
+        leaks = sorted({part for i in ids for part in parts(i) if len(seen[part.casefold()]) > 1})
         if leaks:
             raise LeakError(
                 f"{where}: split {split.name!r} promises that no part of a test combination is trained on, but "
