@@ -266,7 +266,7 @@ def test_top_shortens_the_printed_table(cli, results):
         (["--fallback", "covered"], "cannot be ranked"),
         (["--metric", "R2"], "no metric 'R2'"),
         (["--probe", "lasso"], "no results for probe 'lasso'"),
-        (["--csv", "board.tsv"], "written as .html, .csv or .parquet"),
+        (["--csv", "board.tsv"], "board.tsv: a file written with --csv must end in .csv"),
     ],
 )
 def test_leaderboard_errors(cli, results, tmp_path, monkeypatch, args, says):

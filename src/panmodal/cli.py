@@ -230,8 +230,10 @@ def leaderboard(
     for sentence in summary(board):
         console.print(f"· {_plain(sentence)}", highlight=False)
     console.print(f"[dim]{_plain(NOTE)}[/]", highlight=False)
-    for target in (html, csv, parquet):
+    for target, suffix in ((html, ".html"), (csv, ".csv"), (parquet, ".parquet")):
         if target is not None:
+            if target.suffix != suffix:
+                raise InputError(f"{target}: a file written with --{suffix[1:]} must end in {suffix}.")
             write_leaderboard(results, target, metric=metric, fallback=fallback, probes=probe)
             console.print(f"Wrote {target}", highlight=False, soft_wrap=True)
 

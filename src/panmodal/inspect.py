@@ -150,7 +150,8 @@ def _describe_results(path: Path) -> Facts:
     done = sum(store.has_trial(t.digest) for t in trials)
     facts = [("what", "results folder"), ("trials", f"{done} of {len(trials)} done")]
     for what in ("screen", "context", "split", "embedding", "probe"):
-        facts.append((f"{what}s", some(dict.fromkeys(getattr(t, what) for t in trials), 12)))
+        kept = [t for t in trials if what != "embedding" or t.role == "embedding"]
+        facts.append((f"{what}s", some(dict.fromkeys(getattr(t, what) for t in kept), 12)))
     try:
         facts.append(("scores", f"{len(store.scores())} rows"))
     except StoreError as error:

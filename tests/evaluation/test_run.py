@@ -63,7 +63,9 @@ def test_predictions_follow_the_protocol(toy, tmp_path) -> None:
             np.testing.assert_array_equal(found.values, np.tile(found.train_mean, (len(test), 1)))
         elif trial.embedding == "part":
             assert list(found.covered) == [int(i[1:]) % 5 > 0 for i in test]
-            np.testing.assert_array_equal(found.values[~found.covered], np.tile(found.train_mean, (int((~found.covered).sum()), 1)))
+            np.testing.assert_array_equal(
+                found.values[~found.covered], np.tile(found.train_mean, (int((~found.covered).sum()), 1))
+            )
         truth = values[[ids.index(i) for i in test]]
         row = results.perturbations.query("trial == @trial.digest").set_index("pert_id").loc[test]
         np.testing.assert_allclose(row["L2"], np.linalg.norm(found.values - truth, axis=1), rtol=1e-5)
@@ -122,7 +124,9 @@ def test_the_same_content_under_two_names_is_computed_once(toy, tmp_path) -> Non
     twin = Embedding(embeddings[0].ids, embeddings[0].vectors, Card(name="twin"))
     results = run(screen, [embeddings[0], twin], tmp_path / "r", **CHEAP)
     assert results.computed == len(results.plan.trials) - 10
-    values = results.scores.pivot_table(index=["context", "fold", "fallback", "metric"], columns="embedding", values="value")
+    values = results.scores.pivot_table(
+        index=["context", "fold", "fallback", "metric"], columns="embedding", values="value"
+    )
     assert (values["full"] == values["twin"]).all()
 
 
@@ -191,7 +195,10 @@ def test_a_flipped_bit_in_stored_predictions_is_noticed(toy, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda p: (p / "panmodal.json").write_text('{"format": 99, "version": "9.0"}'), "written in format 99 by panmodal 9.0"),
+        (
+            lambda p: (p / "panmodal.json").write_text('{"format": 99, "version": "9.0"}'),
+            "written in format 99 by panmodal 9.0",
+        ),
         (lambda p: (p / "panmodal.json").write_text("{"), "damaged"),
         (lambda p: (p / "panmodal.json").unlink(), "is not a results folder"),
     ],
@@ -207,10 +214,10 @@ def test_a_foreign_results_folder_is_refused(change, says, toy, tmp_path) -> Non
 def test_an_embedding_that_fits_nothing_is_refused_before_anything_is_written(toy, tmp_path) -> None:
     screen, embeddings = toy()
     stranger = Embedding(("ENSG00000141510", "ENSG00000012048"), np.eye(2), Card(name="ensembl"))
-    with pytest.raises(InputError, match="shares no id with screen 'toy'.*ENSG00000141510.*P000"):
+    with pytest.raises(InputError, match=r"shares no id with screen 'toy'.*ENSG00000141510.*P000"):
         run(screen, [stranger], tmp_path / "r", **CHEAP)
     few = Embedding(embeddings[0].ids[:12], embeddings[0].vectors[:12], Card(name="few"))
-    with pytest.raises(InputError, match="'few' covers .* training perturbations in context 'A', fold"):
+    with pytest.raises(InputError, match=r"'few' covers .* training perturbations in context 'A', fold"):
         run(screen, [few], tmp_path / "r", **CHEAP)
     with pytest.raises(InputError, match="two embeddings are named 'full'"):
         run(screen, [embeddings[0], embeddings[0]], tmp_path / "r", **CHEAP)
@@ -226,14 +233,18 @@ def test_a_leaking_split_is_refused_before_anything_is_fitted(tmp_path) -> None:
     pairs = [f"G{k:02d}+G{k + 1:02d}" for k in range(0, 40, 2)]
     ids = singles + pairs
     rng = np.random.default_rng(0)
-    screen = Screen.from_arrays(rng.standard_normal((60, 6)), ids, ["c"] * 60, list("abcdef"), name="pairs", response="lfc")
+    screen = Screen.from_arrays(
+        rng.standard_normal((60, 6)), ids, ["c"] * 60, list("abcdef"), name="pairs", response="lfc"
+    )
     embedding = Embedding(tuple(singles), rng.standard_normal((40, 4)), Card(name="e"))
     leaking = Split({i: k % 5 for k, i in enumerate(ids)}, unseen="part")
     with pytest.raises(LeakError, match="no part of a test combination is trained on, but 'G0"):
         run(screen, [embedding], tmp_path / "r", split=leaking, **CHEAP)
     assert not (tmp_path / "r").exists()
     clean = run(screen, [embedding], tmp_path / "r", split=make_split(ids, unseen="part"), **CHEAP)
-    assert (clean.scores.query("embedding == 'e'")["n_covered"] == clean.scores.query("embedding == 'e'")["n_test"]).all()
+    assert (
+        clean.scores.query("embedding == 'e'")["n_covered"] == clean.scores.query("embedding == 'e'")["n_test"]
+    ).all()
 
 
 def test_an_incomplete_split_and_a_starved_context_are_refused(toy) -> None:
@@ -241,14 +252,18 @@ def test_an_incomplete_split_and_a_starved_context_are_refused(toy) -> None:
     made = make_split(screen.pert_ids)
     with pytest.raises(InputError, match="has no fold for 'P007'"):
         make_plan(screen, embeddings, Split({i: f for i, f in made.folds.items() if i != "P007"}))
-    small = Screen.from_arrays(np.eye(11), [f"P{k:03d}" for k in range(11)], ["A"] * 11, [f"g{k}" for k in range(11)], name="s", response="lfc")
+    small = Screen.from_arrays(
+        np.eye(11), [f"P{k:03d}" for k in range(11)], ["A"] * 11, [f"g{k}" for k in range(11)], name="s", response="lfc"
+    )
     with pytest.raises(InputError, match=r"context 'A', fold \d: \d+ training and \d+ test"):
         make_plan(small, embeddings, made)
 
 
 def test_deg_screens_are_read_but_no_probe_serves_them_yet(toy) -> None:
     screen, embeddings = toy()
-    labels = Screen.from_arrays(np.sign(screen.responses("A")[1]), screen.ids_in("A"), ["A"] * 60, screen.readouts, name="d", response="deg")
+    labels = Screen.from_arrays(
+        np.sign(screen.responses("A")[1]), screen.ids_in("A"), ["A"] * 60, screen.readouts, name="d", response="deg"
+    )
     with pytest.raises(InputError, match="responses of kind 'deg'"):
         make_plan(labels, embeddings, make_split(labels.pert_ids))
 

@@ -28,7 +28,11 @@ def l2(true: np.ndarray, predicted: np.ndarray) -> float:
     return -float(np.linalg.norm(true - predicted, axis=1).mean())
 
 
-MODELS = {"knn": (KNeighborsRegressor(), "n_neighbors"), "lasso": (Lasso(tol=1e-10, max_iter=100_000), "alpha"), "ridge": (Ridge(), "alpha")}
+MODELS = {
+    "knn": (KNeighborsRegressor(), "n_neighbors"),
+    "lasso": (Lasso(tol=1e-10, max_iter=100_000), "alpha"),
+    "ridge": (Ridge(), "alpha"),
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -100,7 +104,15 @@ def test_k_is_cut_to_what_the_inner_folds_allow() -> None:
 
 
 def test_select_takes_the_first_of_equal_candidates() -> None:
-    flat = Probe("flat", "", ("lfc",), "a", (3.0, 1.0, 2.0), lambda f, t, g: np.ones((len(g), len(f.test))), lambda f, t, v: np.zeros((0, 0)))
+    flat = Probe(
+        "flat",
+        "",
+        ("lfc",),
+        "a",
+        (3.0, 1.0, 2.0),
+        lambda f, t, g: np.ones((len(g), len(f.test))),
+        lambda f, t, v: np.zeros((0, 0)),
+    )
     x, y, _, _ = data(n=30)
     chosen = select(flat, Design.build(x, x[:0]), Targets.of(y))
     assert chosen.value == 3.0 and chosen.at_edge
@@ -118,7 +130,9 @@ def test_test_rows_do_not_touch_the_fit(name: str) -> None:
 def test_constant_and_empty_dimensions_carry_nothing(name: str) -> None:
     x, y, x_test, _ = data(n=60, dims=4)
     padded = [np.hstack([a, np.full((len(a), 1), 7.3), np.zeros((len(a), 2))]) for a in (x, x_test)]
-    np.testing.assert_allclose(ProbeCV(name).fit(padded[0], y).predict(padded[1]), ProbeCV(name).fit(x, y).predict(x_test), rtol=1e-8)
+    np.testing.assert_allclose(
+        ProbeCV(name).fit(padded[0], y).predict(padded[1]), ProbeCV(name).fit(x, y).predict(x_test), rtol=1e-8
+    )
 
 
 def test_rounding_dust_is_not_blown_up_by_standardisation() -> None:

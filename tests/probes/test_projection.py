@@ -20,7 +20,9 @@ def test_scores_equal_those_of_scikit_learn_up_to_sign(n: int, dims: int, keep: 
     scaler = StandardScaler().fit(x)
     pca = PCA(keep, svd_solver="full").fit(scaler.transform(x))
     np.testing.assert_allclose(np.abs(z), np.abs(pca.transform(scaler.transform(x))), rtol=1e-7, atol=1e-8)
-    np.testing.assert_allclose(np.abs(projection.transform(new)), np.abs(pca.transform(scaler.transform(new))), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(
+        np.abs(projection.transform(new)), np.abs(pca.transform(scaler.transform(new))), rtol=1e-7, atol=1e-8
+    )
     np.testing.assert_allclose(z, projection.transform(x), atol=1e-10)
 
 
@@ -50,6 +52,8 @@ def test_a_constant_table_has_no_axes() -> None:
     assert principal_axes(np.zeros((10, 4)), 3).shape == (4, 0)
 
 
-@pytest.mark.parametrize(("n", "dims", "kept"), [(1909, 2560, 100), (113, 2000, 89), (50, 8, 8), (10, 100, 7), (1, 5, 0)])
+@pytest.mark.parametrize(
+    ("n", "dims", "kept"), [(1909, 2560, 100), (113, 2000, 89), (50, 8, 8), (10, 100, 7), (1, 5, 0)]
+)
 def test_the_number_of_components(n: int, dims: int, kept: int) -> None:
     assert n_components(n, dims) == kept

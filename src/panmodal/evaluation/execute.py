@@ -19,7 +19,7 @@ from panmodal.evaluation.plan import Group
 from panmodal.evaluation.scores import as_row_table
 from panmodal.evaluation.store import Predictions, Store
 from panmodal.evaluation.trials import NO_CHANGE, Trial
-from panmodal.evaluation.workspace import ContextData, SourceData, Workspace, open_matrix, train_mean
+from panmodal.evaluation.workspace import ContextData, SourceData, Workspace, close_matrices, open_matrix, train_mean
 from panmodal.probes.base import get_probe, select
 from panmodal.probes.design import Design, Targets
 
@@ -72,6 +72,8 @@ def run_group(group: Group, workspace: Workspace, options: Options) -> int:
                 store.write_rows(trial.digest, as_row_table(trial.digest, result.pert_ids, result.covered, rows),
                                  {m: METRICS[m].rule for m in options.metrics})  # fmt: skip
                 done += 1
+    # loky restarts workers whose memory grows: pages of maps must not look like a leak.
+    close_matrices()
     return done
 
 

@@ -52,14 +52,15 @@ def train_mean(values: NDArray[np.floating], rows: Any) -> NDArray[np.float32]:
     return np.asarray(values)[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def open_matrix(path: str) -> NDArray[Any]:
-    """Memory-map a matrix; each process maps a file once."""
-    return _open(path)
-
-
 @lru_cache(maxsize=64)
-def _open(path: str) -> NDArray[Any]:
+def open_matrix(path: str) -> NDArray[Any]:
+    """Memory-map a matrix; a process maps a file once until :func:`close_matrices`."""
     return np.load(path, mmap_mode="r")
+
+
+def close_matrices() -> None:
+    """Let go of all maps, so that the pages read do not count as this process's memory any more."""
+    open_matrix.cache_clear()
 
 
 def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], ranks: bool) -> Workspace:

@@ -131,8 +131,8 @@ def leaderboard(scores: pd.DataFrame, *, metric: str | None = None, fallback: st
 def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     higher = METRICS[name].higher_is_better
     keys = [*TASK, *METHOD, "role", "modality", "simulated"]
-    means = rows.pivot_table(index=keys, columns="fallback", values="value", aggfunc="mean", sort=False, dropna=False)
-    means = means.dropna(how="all").reindex(columns=list(FALLBACKS))
+    means = rows.groupby([*keys, "fallback"], sort=False)["value"].mean().unstack("fallback")
+    means = means.reindex(columns=list(FALLBACKS))
     used = rows[rows["fallback"] == fallback]
     grouped = used.groupby(keys, sort=False, observed=True)
     board = grouped["value"].agg(mean="mean", sd="std", n_folds="count")
@@ -177,24 +177,27 @@ def overall(board: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``embedding``, ``probe``, ``modality``, ``tasks`` (number of tasks it has a score on), ``mean_rank`` (rank as a share of
-        the methods ranked on the task, 0 best and 1 worst, averaged), ``wins`` (tasks ranked first), ``mean_gap_closed``,
-        ``tasks_above_floor`` (in the mean over folds), ``mean_coverage``; best mean rank first. Simulated tasks are summarised apart
-        (column ``simulated``).
+        ``screens`` (which it was run on), ``embedding``, ``probe``, ``modality``, ``simulated``, ``tasks`` (number of tasks it
+        has a score on), ``mean_rank`` (rank as a share of the methods ranked on the task, 0 best and 1 worst, averaged),
+        ``wins`` (tasks ranked first), ``mean_gap_closed``, ``tasks_above_floor`` (in the mean over folds), ``mean_coverage``.
+        Methods run on the same screens stand together, best mean rank first; ranks of methods run on different screens do
+        not compare. Simulated screens come last.
     """
     ranked = board[board["role"] == "embedding"].copy()
     if ranked.empty:
-        return pd.DataFrame(columns=["embedding", "probe", "modality", "simulated", "tasks", "mean_rank", "wins",
+        return pd.DataFrame(columns=["screens", "embedding", "probe", "modality", "simulated", "tasks", "mean_rank", "wins",
                                      "mean_gap_closed", "tasks_above_floor", "mean_coverage"])  # fmt: skip
     size = ranked.groupby(TASK)["rank"].transform("count")
     ranked["share"] = (ranked["rank"].astype(float) - 1) / (size - 1).where(size > 1, 1)
     ranked["above"] = _above_floor(ranked)
     ranked["first"] = ranked["rank"] == 1
     table = ranked.groupby([*METHOD, "modality", "simulated"], sort=False).agg(
+        screens=("screen", lambda s: ", ".join(sorted(set(s)))),
         tasks=("mean", "count"), mean_rank=("share", "mean"), wins=("first", "sum"),
         mean_gap_closed=("gap_closed", "mean"), tasks_above_floor=("above", "sum"), mean_coverage=("coverage", "mean"),
     ).reset_index()  # fmt: skip
-    return table.sort_values(["simulated", "mean_rank", "mean_gap_closed"], ascending=[True, True, False],
+    table.insert(0, "screens", table.pop("screens"))
+    return table.sort_values(["simulated", "screens", "mean_rank", "mean_gap_closed"], ascending=[True, True, True, False],
                              kind="stable").reset_index(drop=True)  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from panmodal.insight.leaderboard import METHOD, TASK
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: distinguishable with any colour vision.
@@ -38,7 +39,7 @@ def fold_plot(scores: pd.DataFrame, board: pd.DataFrame) -> Figure:
     shown = board[board["role"].isin(["embedding", "control"])]
     names = list(dict.fromkeys(shown["embedding"]))
     probes = sorted(set(shown["probe"]))
-    height = 1.1 + 0.16 * max(1, len(names) * len(probes)) + 0.1 * len(names)
+    height = 1.3 + 0.2 * max(1, len(names) * len(probes)) + 0.1 * len(names)
     figure = Figure(figsize=(7.2, height), layout="constrained")
     axes = figure.subplots()
     values = {key: rows["value"].dropna().to_numpy() for key, rows in here.groupby(METHOD)}
@@ -60,19 +61,32 @@ def fold_plot(scores: pd.DataFrame, board: pd.DataFrame) -> Figure:
     if np.isfinite(first["floor"]):
         axes.axvline(first["floor"], color=INK, linestyle="--", linewidth=1, label=f"floor ({first['floor_by']})")
     if np.isfinite(first["ceiling"]):
-        axes.axvline(first["ceiling"], color=INK, linestyle=":", linewidth=1, label="idealised oracle")
+        _mark_ceiling(axes, float(first["ceiling"]))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     rule = "train mean where not covered" if first["fallback"] == "filled" else "ids covered by all embeddings"
     axes.set_xlabel(f"{first['metric']} per fold ({rule})")
     marked = " (simulated)" if first["simulated"] else ""
-    axes.set_title(f"{first['screen']}, {first['context']}{marked}", fontsize=10, loc="left")
+    axes.set_title(f"{first['screen']}, {first['context']}{marked}", fontsize=10, loc="left", pad=14)
     axes.grid(axis="x", alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(5, len(probes) + 2), frameon=False, fontsize=8)
     _ink(figure)
     return figure
+
+
+def _mark_ceiling(axes: Axes, ceiling: float) -> None:
+    """Draw the oracle as a line, or point to it where showing it would squeeze everything else."""
+    low, high = axes.get_xlim()
+    if low - (high - low) / 2 <= ceiling <= high + (high - low) / 2:
+        axes.axvline(ceiling, color=INK, linestyle=":", linewidth=1, label="idealised oracle")
+        return
+    axes.set_xlim(low, high)
+    left = ceiling < low
+    text = f"◀ idealised oracle {ceiling:.3g}" if left else f"idealised oracle {ceiling:.3g} ▶"
+    axes.text(0.01 if left else 0.99, 1.0, text, transform=axes.transAxes, ha="left" if left else "right", va="bottom",
+              fontsize=8)  # fmt: skip
 
 
 def _ink(figure: Figure) -> None:

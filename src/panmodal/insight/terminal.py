@@ -68,13 +68,18 @@ def overall_table(board: pd.DataFrame) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    summary = overall(board)
     table = Table(title="Over tasks", title_justify="left", title_style="bold", header_style="bold")
     table.add_column("embedding", overflow="fold")
     table.add_column("probe")
     table.add_column("modality")
     for column in ("tasks", "mean rank", "wins", "mean gap closed", "above floor", "coverage"):
         table.add_column(column, justify="right")
-    for row in overall(board).itertuples():
+    previous = None
+    for row in summary.itertuples():
+        if previous not in (None, row.screens):
+            table.add_section()  # ranks of methods run on different screens do not compare
+        previous = row.screens
         marked = " · simulated" if row.simulated else ""
         table.add_row(
             escape(str(row.embedding)), escape(str(row.probe)), escape(f"{row.modality}{marked}"), str(row.tasks),

@@ -136,7 +136,8 @@ def make_split(
         Fewer ids (or groups) than folds, or one group holds so much that the folds cannot be balanced.
     """
     ordered = sorted({canonical(i) for i in ids})
-    label = dict(zip(ordered, ordered, strict=True)) if groups is None else _given_groups(ordered, groups)
+    # Ids that differ in case only are the same perturbation to the audit, so they stay together.
+    label = {i: i.casefold() for i in ordered} if groups is None else _given_groups(ordered, groups)
     if unseen == "part":
         label = _connected(ordered, label)
     members: dict[str, list[str]] = {}
