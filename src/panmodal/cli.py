@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from panmodal._console import console_for, plain, trial_progress
 from panmodal._version import __version__
 from panmodal.errors import InputError, PanmodalError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from panmodal.evaluation.plan import Plan
-    from panmodal.evaluation.run import Progress
     from panmodal.screens.screen import Screen
 
 app = typer.Typer(
@@ -37,6 +36,7 @@ ContextCol = Annotated[
     list[str] | None, typer.Option(help="Column of the context (repeat to join several). Detected unless given.")
 ]
 ContextName = Annotated[str | None, typer.Option(help="Name of the one context of a screen without such a column.")]
+IdCol = Annotated[str | None, typer.Option(help="Column of the ids in embedding files. Detected unless given.")]
 DropControls = Annotated[
     bool | None, typer.Option(help="Remove rows that name control cells instead of refusing them.")
 ]
@@ -56,10 +56,10 @@ def main() -> None:
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except PanmodalError as error:
-        _console(stderr=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        console_for(stderr=True).print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        _console(stderr=True).print("\nInterrupted. Finished trials are kept; run the same command again to go on.")
+        console_for(stderr=True).print("\nInterrupted. Finished trials are kept; run the same command again to go on.")
         sys.exit(130)
     except Exception as error:
         # Usage errors of the parser know how to show themselves.
@@ -69,53 +69,13 @@ def main() -> None:
         raise
 
 
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr)
-    # Into a file or a pipe there is no width to fit; tables must not be cut to 80 columns.
-    return console if console.is_terminal else Console(stderr=stderr, width=160)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show a progress bar over trials with the time left, where there is a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-               TimeRemainingColumn())  # fmt: skip
-    console = _console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("trials", total=None)
-
-        def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=max(total, 1) if total else 1)
-            if total == 0:
-                bar.update(task, completed=1)
-
-        yield report
-
-
 def _show_plan(console: Console) -> Callable[[Plan], None]:
     def show(plan: Plan) -> None:
         for note in plan.notes:
-            console.print(f"  [dim]· {_plain(note)}[/]", highlight=False)
+            console.print(f"  [dim]· {plain(note)}[/]", highlight=False)
         console.print(
             f"  {len(plan.trials)} trials: {len(plan.sources)} embeddings, controls and baselines, "
-            f"{len(plan.split.numbers)} folds of split {_plain(plan.split.name)} ({plan.split.digest[:8]})",
+            f"{len(plan.split.numbers)} folds of split {plain(plan.split.name)} ({plan.split.digest[:8]})",
             highlight=False,
         )
 
@@ -128,8 +88,10 @@ def run(
         str | None, typer.Option(help="Screen: h5ad, zarr, csv, tsv, parquet, or the name of a shipped one.")
     ] = None,
     embedding: Annotated[
-        list[str] | None, typer.Option(help="Embedding: FILE, NAME=FILE, FILE.h5ad#KEY, or a shipped one. Repeat.")
+        list[str] | None,
+        typer.Option(help="Embedding: FILE, NAME=FILE, FILE.h5ad#KEY (#* for all), or a shipped one. Repeat."),
     ] = None,
+    id_col: IdCol = None,
     out: Annotated[
         str | None, typer.Option(help="Results folder; finished trials in it are not computed again.")
     ] = None,
@@ -173,11 +135,11 @@ def run(
 
     fields: dict[str, Any] = read_config(config) if config else {}
     given = {
-        "screen": screen, "embeddings": embedding, "out": out, "name": name, "response": response, "pert_col": pert_col,
-        "context_col": context_col, "context": context, "contexts": contexts, "drop_controls": drop_controls,
-        "splits": splits, "folds": folds, "seed": seed, "unseen": unseen, "probes": probe, "metrics": metric,
-        "permuted": permuted, "n_jobs": jobs, "overwrite": overwrite, "keep_predictions": keep_predictions,
-        "allow_pickle": allow_pickle,
+        "screen": screen, "embeddings": embedding, "id_col": id_col, "out": out, "name": name, "response": response,
+        "pert_col": pert_col, "context_col": context_col, "context": context, "contexts": contexts,
+        "drop_controls": drop_controls, "splits": splits, "folds": folds, "seed": seed, "unseen": unseen,
+        "probes": probe, "metrics": metric, "permuted": permuted, "n_jobs": jobs, "overwrite": overwrite,
+        "keep_predictions": keep_predictions, "allow_pickle": allow_pickle,
     }  # fmt: skip
     fields |= {key: value for key, value in given.items() if value is not None and value != []}
     needed = [f"--{key.removesuffix('s')}" for key in ("screen", "embeddings", "out") if key not in fields]
@@ -186,12 +148,12 @@ def run(
             f"missing {', '.join(needed)}. Example: panmodal run --screen S.h5ad --embedding A.h5ad --out results/"
         )
     settings = make_config(fields, str(config) if config else "options")
-    console = _console()
+    console = console_for()
 
     def show_screen(read: Screen) -> None:
-        console.print(_plain(repr(read)), highlight=False)
+        console.print(plain(repr(read)), highlight=False)
 
-    with _progress() as report:
+    with trial_progress() as report:
         results = run_config(settings, progress=report, on_screen=show_screen, on_plan=_show_plan(console))
     console.print(f"{results.computed} trials computed, {results.reused} found done.", highlight=False)
     board = results.leaderboard()
@@ -223,13 +185,13 @@ def leaderboard(
     from panmodal.insight.terminal import NOTE, overall_table, task_tables
 
     board = make_board(Store(results).scores(), metric=metric, fallback=fallback, probes=probe)
-    console = _console()
+    console = console_for()
     for table in task_tables(board, top):
         console.print(table)
     console.print(overall_table(board))
     for sentence in summary(board):
-        console.print(f"· {_plain(sentence)}", highlight=False)
-    console.print(f"[dim]{_plain(NOTE)}[/]", highlight=False)
+        console.print(f"· {plain(sentence)}", highlight=False)
+    console.print(f"[dim]{plain(NOTE)}[/]", highlight=False)
     for target, suffix in ((html, ".html"), (csv, ".csv"), (parquet, ".parquet")):
         if target is not None:
             if target.suffix != suffix:
@@ -245,6 +207,7 @@ def inspect(
         typer.Argument(help="Screen, embedding (also FILE.h5ad#KEY) or results folder. Several may be given."),
     ],
     screen: Annotated[str | None, typer.Option(help="Screen whose coverage by the embedding is of interest.")] = None,
+    id_col: IdCol = None,
     response: Response = None,
     pert_col: PertCol = None,
     context_col: ContextCol = None,
@@ -264,14 +227,16 @@ def inspect(
     options = {"response": response, "pert_col": pert_col, "context_col": context_col, "context": context,
                "drop_controls": bool(drop_controls)}  # fmt: skip
     against = load_screen(screen, **options) if screen else None
-    console = _console()
+    console = console_for()
     for path in file:
-        for facts in describe(path, against, allow_pickle=bool(allow_pickle), **({} if against else options)):
-            table = Table(title=_plain(path), title_justify="left", title_style="bold", show_header=False, box=None)
+        for facts in describe(
+            path, against, allow_pickle=bool(allow_pickle), id_col=id_col, **({} if against else options)
+        ):
+            table = Table(title=plain(path), title_justify="left", title_style="bold", show_header=False, box=None)
             table.add_column(style="dim")
             table.add_column(overflow="fold")
             for what, value in facts:
-                table.add_row(_plain(what), _plain(value))
+                table.add_row(plain(what), plain(value))
             console.print(table)
 
 
@@ -300,14 +265,14 @@ def list_(what: Annotated[str, typer.Argument(help="probes, metrics, screens, em
     }  # fmt: skip
     if what != "all" and what not in tables:
         raise InputError(f"nothing to list of {what!r}; give one of {', '.join(tables)} or all.")
-    console = _console()
+    console = console_for()
     for title, (header, rows) in tables.items():
         if what in ("all", title):
             table = Table(title=title, title_justify="left", title_style="bold")
             for column in header:
                 table.add_column(column, overflow="fold")
             for row in rows:
-                table.add_row(*map(_plain, row))
+                table.add_row(*map(plain, row))
             console.print(table)
 
 
@@ -322,9 +287,9 @@ def rescore(
     """
     from panmodal.evaluation.run import rescore as again
 
-    with _progress() as report:
+    with trial_progress() as report:
         scores = again(results, metric, report)
-    _console().print(f"{scores['trial'].nunique()} trials, {len(scores)} scores in {results / 'scores.parquet'}",
+    console_for().print(f"{scores['trial'].nunique()} trials, {len(scores)} scores in {results / 'scores.parquet'}",
                      highlight=False, soft_wrap=True)  # fmt: skip
 
 
@@ -361,7 +326,7 @@ def split(
     audit(made, read.pert_ids, f"screen {read.name!r}")
     made.write(out)
     sizes = [sum(f == k for f in made.folds.values()) for k in made.numbers]
-    _console().print(f"Wrote {out}: {len(made.folds)} perturbations in folds of {sizes}, digest {made.digest}",
+    console_for().print(f"Wrote {out}: {len(made.folds)} perturbations in folds of {sizes}, digest {made.digest}",
                      highlight=False, soft_wrap=True)  # fmt: skip
 
 
@@ -378,16 +343,16 @@ def demo(
     from panmodal.insight.leaderboard import summary
     from panmodal.insight.terminal import task_tables
 
-    console = _console()
-    with _progress() as report:
+    console = console_for()
+    with trial_progress() as report:
         results = run_demo(
-            out, n_jobs=jobs, say=lambda line: console.print(_plain(line), highlight=False), progress=report
+            out, n_jobs=jobs, say=lambda line: console.print(plain(line), highlight=False), progress=report
         )
     board = results.leaderboard()
     for table in task_tables(board):
         console.print(table)
     for sentence in summary(board):
-        console.print(f"· {_plain(sentence)}", highlight=False)
+        console.print(f"· {plain(sentence)}", highlight=False)
     console.print(f"Report: {(out / 'leaderboard.html').resolve()}", highlight=False, soft_wrap=True)
 
 

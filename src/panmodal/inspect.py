@@ -80,7 +80,7 @@ def describe(path: str, screen: Screen | None = None, **options: Any) -> list[Fa
     screen
         Screen whose coverage is of interest; the file is then taken as an embedding.
     **options
-        Of :func:`panmodal.screens.reading.read_screen`.
+        Of :func:`panmodal.screens.reading.read_screen`, and ``allow_pickle`` and ``id_col`` for embeddings.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def describe(path: str, screen: Screen | None = None, **options: Any) -> list[Fa
         return [_describe_results(file)]
     if file.is_dir() and suffix(file) != ".zarr":
         raise InputError(f"{path}: a folder that is neither a results folder (it has no {MANIFEST}) nor a .zarr.")
-    allow_pickle = bool(options.pop("allow_pickle", False))
+    allow_pickle, id_col = bool(options.pop("allow_pickle", False)), options.pop("id_col", None)
     reason = None
     if screen is None and "#" not in path and not _looks_like_embedding(file):
         try:
@@ -104,7 +104,12 @@ def describe(path: str, screen: Screen | None = None, **options: Any) -> list[Fa
         except PanmodalError as error:
             reason = error
     try:
-        return [describe_embedding(EmbeddingInput.parse(path).load(allow_pickle), screen), *_others(path, file, screen)]
+        return [
+            describe_embedding(
+                EmbeddingInput.parse(path).model_copy(update={"id_col": id_col}).load(allow_pickle), screen
+            ),
+            *_others(path, file, screen),
+        ]
     except PanmodalError as error:
         others = _others(path, file, screen)
         if others:

@@ -5,6 +5,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from panmodal import Embedding, InputError
 from panmodal.evaluation.config import EmbeddingInput, RunConfig, load_screen, make_config, read_config
 from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split
@@ -157,3 +158,27 @@ def test_a_shipped_screen_goes_by_name(refuses):
     assert load_screen("simulated-perturbseq", contexts=["sim-line-B"]).contexts == ["sim-line-B"]
     refuses(["no context 'x'"], load_screen, "simulated-perturbseq", contexts=["x"])
     refuses(["simulated: no such file"], load_screen, "simulated")
+
+
+def test_all_embeddings_of_a_file_and_a_shared_id_column(tmp_path):
+    import anndata
+    import numpy as np
+    import pandas as pd
+
+    obs = pd.DataFrame({"cid": ["11", "12", "13"]}, index=["a", "b", "c"])
+    adata = anndata.AnnData(np.zeros((3, 0)), obs=obs, obsm={"maccs": np.eye(3), "ecfp:2": np.ones((3, 5))})
+    adata.write_h5ad(tmp_path / "drugs.h5ad")
+    fields = {"screen": "s", "out": "o", "embeddings": [f"{tmp_path}/drugs.h5ad#*"], "id_col": "cid"}
+    read = make_config(fields, "here").load_embeddings()
+    assert {(e.name, e.dims, e.ids) for e in read} == {
+        ("drugs#ecfp:2", 5, ("11", "12", "13")),
+        ("drugs#maccs", 3, ("11", "12", "13")),
+    }
+    named = make_config({**fields, "embeddings": [f"d={tmp_path}/drugs.h5ad#*"]}, "here").load_embeddings()
+    assert [e.name for e in named] == ["d:ecfp:2", "d:maccs"]
+
+
+def test_a_star_on_a_file_without_obsm_says_so(tmp_path):
+    Embedding.from_dict({"a": [1.0, 2.0]}, name="e").write(tmp_path / "e.h5ad")
+    with pytest.raises(InputError, match="obsm is empty"):
+        make_config({"screen": "s", "out": "o", "embeddings": [f"{tmp_path}/e.h5ad#*"]}, "here").load_embeddings()

@@ -29,7 +29,7 @@ def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen
     screen = config.load_screen()
     if on_screen:
         on_screen(screen)
-    embeddings = [e.load(config.allow_pickle) for e in config.embeddings]
+    embeddings = config.load_embeddings()
     results = run(
         screen, embeddings, config.out, split=config.load_split(screen), seed=config.seed, probes=config.probes,
         metrics=config.metrics, permuted=config.permuted, n_jobs=config.n_jobs, overwrite=config.overwrite,

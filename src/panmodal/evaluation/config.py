@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from panmodal.embeddings.embedded import EMBEDDED, embedded_embedding
 from panmodal.embeddings.embedding import Embedding
-from panmodal.embeddings.reading import read_embedding
+from panmodal.embeddings.reading import obsm_keys, read_embedding
 from panmodal.errors import InputError, some
 from panmodal.screens.embedded import EMBEDDED_SCREENS, embedded_screen
 from panmodal.screens.reading import read_screen
@@ -19,7 +19,7 @@ from panmodal.screens.splits import Split, make_split, read_split
 
 
 class EmbeddingInput(BaseModel):
-    """One embedding to compare: a file (``FILE``, ``FILE.h5ad#KEY``) or the name of a shipped one."""
+    """What to compare: a file (``FILE``, ``FILE.h5ad#KEY``, ``FILE.h5ad#*`` for all) or the name of a shipped one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,6 +35,20 @@ class EmbeddingInput(BaseModel):
         if equals and name and not Path(text.partition("#")[0]).exists():
             return cls(path=path, name=name)
         return cls(path=text)
+
+    def load_all(self, allow_pickle: bool = False) -> list[Embedding]:
+        """Read the one embedding, or with ``FILE.h5ad#*`` every one that the file holds in ``obsm``."""
+        file, star, rest = self.path.partition("#*")
+        if not star or rest or Path(self.path).exists():
+            return [self.load(allow_pickle)]
+        keys = obsm_keys(file)
+        if not keys:
+            raise InputError(f"{file}: obsm is empty; give the file without #* to take X.")
+        prefix = f"{self.name}:" if self.name else ""
+        return [
+            self.model_copy(update={"path": f"{file}#{key}", "name": f"{prefix}{key}" if prefix else None}).load()
+            for key in keys
+        ]
 
     def load(self, allow_pickle: bool = False) -> Embedding:
         """Read the file, or build the shipped embedding."""
@@ -55,6 +69,7 @@ class RunConfig(BaseModel):
     screen: str
     embeddings: tuple[EmbeddingInput, ...] = Field(min_length=1)
     out: str
+    id_col: str | None = None
     name: str | None = None
     response: str | None = None
     pert_col: str | None = None
@@ -101,6 +116,14 @@ class RunConfig(BaseModel):
             context_col=list(self.context_col) if self.context_col else None, context=self.context,
             contexts=list(self.contexts) if self.contexts else None, drop_controls=self.drop_controls,
         )  # fmt: skip
+
+    def load_embeddings(self) -> list[Embedding]:
+        """Read all embeddings; ``id_col`` holds for those that do not name their own."""
+        read = []
+        for given in self.embeddings:
+            chosen = given if given.id_col or not self.id_col else given.model_copy(update={"id_col": self.id_col})
+            read += chosen.load_all(self.allow_pickle)
+        return read
 
     def load_split(self, screen: Screen) -> Split:
         """Read the given folds, or make them."""

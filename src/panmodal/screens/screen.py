@@ -100,6 +100,7 @@ class Screen:
         unique_ids(list(self.adata.var_names), "read-out", where, "Make them unique, or merge the repeated ones.")
         ids = [canonical(i) for i in text_ids(self.adata.obs["pert_id"].tolist(), "pert_id", where)]
         contexts = text_ids(self.adata.obs["cell_line"].tolist(), "cell_line", where)
+        self._digests: dict[str, str] = {}
         self._ids = np.array(ids, dtype=object)
         self._contexts = np.array(contexts, dtype=object)
         controls = [i for i in dict.fromkeys(ids) if is_control(i)]
@@ -179,8 +180,10 @@ class Screen:
 
     def digest(self, context: str) -> str:
         """Digest of the responses of one context: ids, read-outs, values and kind; not of the order of rows."""
-        ids, values = self.responses(context)
-        return f"{self.response}-{digest_table(ids, self.readouts, values, '<f4')}"
+        if context not in self._digests:
+            ids, values = self.responses(context)
+            self._digests[context] = f"{self.response}-{digest_table(ids, self.readouts, values, '<f4')}"
+        return self._digests[context]
 
     def select(self, contexts: Sequence[str]) -> Screen:
         """Return the screen restricted to some contexts."""
