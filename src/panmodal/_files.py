@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees either all of a file or nothing."""
+"""Small files: written so that a reader sees all of a file or nothing, and read with errors that name them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from panmodal.errors import StoreError
+import yaml
+
+from panmodal.errors import InputError, StoreError
 
 PARTIAL = ".partial-"
 """Prefix of a file that is still being written; such files are never read."""
@@ -49,6 +52,25 @@ def atomic_path(target: str | Path, *, durable: bool = True) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def read_yaml(path: Path, fields: str) -> dict[str, Any]:
+    """Read a YAML mapping; ``fields`` says in a message what it should be a mapping of.
+
+    Raises
+    ------
+    InputError
+        Not readable, not YAML, or not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({error}).") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: must be a mapping of {fields}.")
+    return loaded
 
 
 def write_text(target: str | Path, text: str) -> None:

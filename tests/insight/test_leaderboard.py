@@ -312,3 +312,20 @@ def test_simulated_data_are_called_so(make_scores):
 def test_one_sentence_for_each_task_with_embeddings(make_scores):
     scores = pd.concat([make_scores(methods(a=5), context=c) for c in "xyz"] + [make_scores(BASE, context="empty")])
     assert [s.split(":")[0] for s in summary(leaderboard(scores))] == ["screen, x", "screen, y", "screen, z"]
+
+
+def test_summary_warns_when_a_control_beats_the_floor_in_every_fold(make_scores):
+    methods = {
+        ("none", "train mean", "baseline"): [0.0, 0.0, 0.0],
+        ("mine", "lasso"): [0.09, 0.08, 0.1],
+        ("mine (permuted)", "lasso", "control"): [0.07, 0.08, 0.06],
+        ("random", "lasso", "control"): [0.01, -0.01, 0.0],
+    }
+    (said,) = summary(leaderboard(make_scores(methods, metric="Pearson_centred"), metric="Pearson_centred"))
+    assert (
+        "beware: mine (permuted) with lasso, a control without information, beats the floor in all folds too (0.07)"
+        in said
+    )
+    methods["mine (permuted)", "lasso", "control"] = [0.07, 0.08, -0.01]
+    (said,) = summary(leaderboard(make_scores(methods, metric="Pearson_centred"), metric="Pearson_centred"))
+    assert "beware" not in said

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from panmodal._files import read_yaml
 from panmodal._tables import stem
 from panmodal.errors import InputError
 
@@ -60,12 +61,7 @@ def read_card(path: Path, embedded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of the card: those of the side-car if there is one, else those in the file."""
     for side in sidecar_paths(path):
         if side.exists():
-            try:
-                loaded = yaml.safe_load(side.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise InputError(f"{side}: not valid YAML ({error}).") from error
-            if not isinstance(loaded, dict):
-                raise InputError(f"{side}: must be a mapping of card fields ({', '.join(Card.model_fields)}).")
+            loaded = read_yaml(side, f"card fields ({', '.join(Card.model_fields)})")
             unknown = sorted(set(map(str, loaded)) - set(Card.model_fields))
             if unknown:
                 raise InputError(f"{side}: unknown field(s) {unknown}; fields are {', '.join(Card.model_fields)}.")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from panmodal._files import read_yaml
 from panmodal.embeddings.embedded import EMBEDDED, embedded_embedding
 from panmodal.embeddings.embedding import Embedding
 from panmodal.embeddings.reading import obsm_keys, read_embedding
@@ -157,13 +158,4 @@ def make_config(fields: dict[str, Any], where: str) -> RunConfig:
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read the fields of a YAML config."""
-    path = Path(path)
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({error}).") from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: must be a mapping of run options (screen, embeddings, out, ...).")
-    return loaded
+    return read_yaml(Path(path), "run options (screen, embeddings, out, ...)")

@@ -225,7 +225,22 @@ def summary(board: pd.DataFrame) -> list[str]:
             worse = int((~_above_floor(ranked)).sum())
             if worse:
                 text += f"; {worse} of {len(ranked)} methods are no better than the floor on average"
+            text += _fooled(rows, n)
         if np.isfinite(best["gap_closed"]):
             text += f"; {round(100 * best['gap_closed'])} % of the gap to the idealised oracle is closed"
         sentences.append(text + ".")
     return sentences
+
+
+def _fooled(rows: pd.DataFrame, n_folds: int) -> str:
+    """Say which control beats the floor in every fold, if one does: it carries no information and should not."""
+    controls = rows[(rows["role"] == "control") & (rows["folds_above_floor"] == n_folds)]
+    controls = controls[_above_floor(controls)]
+    if controls.empty:
+        return ""
+    higher = METRICS[controls.iloc[0]["metric"]].higher_is_better
+    one = controls.sort_values("mean", ascending=not higher, kind="stable").iloc[0]
+    return (
+        f"; beware: {one['embedding']} with {one['probe']}, a control without information, beats the floor in all folds too "
+        f"({one['mean']:.4g}), so that beating it is no evidence here: compare with the control"
+    )

@@ -21,7 +21,10 @@ NOTE = (
 
 def number(value: float, digits: int = 3) -> str:
     """Format a number; undefined values show as a dash."""
-    return "–" if pd.isna(value) else f"{value:.{digits}f}"
+    if pd.isna(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def task_title(rows: pd.DataFrame) -> str:

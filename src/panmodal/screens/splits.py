@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from panmodal._digest import digest_json
-from panmodal._files import atomic_path, write_text
+from panmodal._files import atomic_path, read_yaml, write_text
 from panmodal._tables import read_frame, text_ids, unique_ids
 from panmodal.errors import InputError, LeakError, some
 from panmodal.perturbation_ids import canonical, parts
@@ -220,16 +220,8 @@ def read_split(path: str | Path, *, unseen: str | None = None) -> Split:
     ids = [canonical(i) for i in text_ids(frame["pert_id"].tolist(), "pert_id", str(path))]
     unique_ids(ids, "pert_id", str(path), "An id belongs to one fold.")
     folds = {i: _whole(value, i, str(path)) for i, value in zip(ids, frame["fold"].tolist(), strict=True)}
-    record: dict[str, object] = {}
     side = _sidecar(path)
-    if side.exists():
-        try:
-            loaded = yaml.safe_load(side.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{side}: not valid YAML ({error}).") from error
-        if not isinstance(loaded, dict):
-            raise InputError(f"{side}: must be a mapping (name, unseen, seed, digest). Restore it, or remove it.")
-        record = loaded
+    record = read_yaml(side, "name, unseen, seed and digest") if side.exists() else {}
     promise = str(record.get("unseen", "perturbation"))
     seed = record.get("seed")
     name = str(record.get("name", path.name.removesuffix(".csv")))
