@@ -14,6 +14,7 @@ import pytest
 
 from panmodal import Card, Embedding, InputError, LeakError, Screen, Split, Store, StoreError, make_split, rescore, run
 from panmodal.evaluation.plan import make_plan
+from panmodal.probes import Probe
 
 CHEAP = {"probes": ["ridge"], "metrics": ["L2", "Pearson"], "n_jobs": 1}
 
@@ -323,3 +324,17 @@ def test_a_disk_that_refuses_to_grow_is_reported_and_the_run_goes_on_later(toy, 
     subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
     subprocess.run([*command, "--out", str(tmp_path / "calm")], check=True, capture_output=True)
     same(Store(out).scores(), Store(tmp_path / "calm").scores())
+
+
+def test_a_probe_that_fails_names_its_trial(toy, tmp_path, monkeypatch) -> None:
+    from panmodal import PanmodalError
+    from panmodal.probes import base
+
+    def burst(*_):
+        raise FloatingPointError("no")
+
+    broken = {**base.probes(), "ridge": Probe("ridge", "", ("lfc",), "alpha", (1.0,), burst, burst)}
+    monkeypatch.setattr(base, "probes", lambda: broken)
+    screen, embeddings = toy()
+    with pytest.raises(PanmodalError, match=r"toy, A, fold 0, \w+, ridge: FloatingPointError: no"):
+        run(screen, embeddings, tmp_path / "r", **CHEAP)

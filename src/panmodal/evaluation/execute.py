@@ -149,12 +149,10 @@ def _predictions(
             selection = select(probe, design, targets)
             values = filled.copy()
             values[covered] = probe.predict(design.final, targets, selection.value)
-        except PanmodalError:
-            raise
         except Exception as error:
+            reason = str(error) if isinstance(error, PanmodalError) else f"{type(error).__name__}: {error}"
             raise PanmodalError(
-                f"{trial.screen}, {trial.context}, fold {trial.fold}, {trial.embedding}, {trial.probe}: "
-                f"{type(error).__name__}: {error}"
+                f"{trial.screen}, {trial.context}, fold {trial.fold}, {trial.embedding}, {trial.probe}: {reason}"
             ) from error
         chosen = {
             probe.parameter: selection.value,

@@ -200,7 +200,7 @@ def _execute(
 
 def _width(plan: Plan, source: int) -> int:
     embedding = plan.sources[source].embedding
-    return 0 if embedding is None else embedding.dims + (10_000 if not plan.sources[source].standardise else 0)
+    return 0 if embedding is None else embedding.dims
 
 
 def _inputs(plan: Plan) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def rescore_trial(store: Store, trial: Trial, metrics: Sequence[str]) -> None:
     if found.values is None:
         raise StoreError(
             f"{store.path}: trial {trial.digest} ({trial.embedding}, {trial.probe}) was run without keeping predictions; "
-            "run it again with them to compute metrics."
+            "run it again with --overwrite always, and keep them, to compute metrics."
         )
     ids, values, _ = store.read_responses(trial.depends["responses"])
     where = {i: k for k, i in enumerate(ids)}
