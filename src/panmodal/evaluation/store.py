@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from panmodal._digest import digest_json
+from panmodal._digest import LENGTH, digest_json
 from panmodal._files import atomic_path, write_text
 from panmodal._version import __version__
 from panmodal.errors import StoreError, some
@@ -153,7 +154,8 @@ class Store:
         if predictions.values is not None:
             flat = np.ascontiguousarray(predictions.values, dtype=np.float32)
             columns["prediction"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
-        meta = {META: json.dumps({**predictions.record, "trial": digest}, ensure_ascii=False).encode(),
+        record = {**predictions.record, "trial": digest, "content": _content(predictions)}
+        meta = {META: json.dumps(record, ensure_ascii=False).encode(),
                 b"train_mean": np.asarray(predictions.train_mean, dtype="<f4").tobytes().hex().encode()}  # fmt: skip
         _write(pa.table(columns).replace_schema_metadata(meta), self._trial_path(digest))
 
@@ -173,7 +175,12 @@ class Store:
             column = table["prediction"].combine_chunks()
             values = column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
         mean = np.frombuffer(bytes.fromhex(table.schema.metadata[b"train_mean"].decode()), dtype="<f4")
-        return Predictions(table["pert_id"].to_pylist(), table["covered"].to_numpy(), values, mean, record)
+        found = Predictions(table["pert_id"].to_pylist(), table["covered"].to_numpy(), values, mean, record)
+        if _content(found) != record.get("content"):
+            raise StoreError(
+                f"{self._trial_path(digest)}: damaged (its content has another digest than when it was written)."
+            )
+        return found
 
     def trial_record(self, digest: str) -> dict[str, Any]:
         """Read the record of a trial without its predictions."""
@@ -259,6 +266,15 @@ class Store:
         if not path.exists():
             raise StoreError(f"{self.path}: no perturbations.parquet. Finish the run, or use panmodal rescore.")
         return _read(path)[0].to_pandas()
+
+
+def _content(predictions: Predictions) -> str:
+    """Digest of what a trial's file holds, so that no damage passes unnoticed and two runs can be compared."""
+    state = hashlib.sha256(json.dumps(predictions.pert_ids).encode())
+    for part in (predictions.covered, predictions.values, predictions.train_mean):
+        if part is not None:
+            state.update(np.ascontiguousarray(part).tobytes())
+    return state.hexdigest()[:LENGTH]
 
 
 def safe_name(text: str) -> str:
