@@ -52,21 +52,24 @@ Fallback = Annotated[
 def main() -> None:
     """Run the command line; errors that panmodal raises on purpose are printed without a traceback."""
     try:
-        app(standalone_mode=False)
+        # Without standalone mode the parser hands exit codes back; 130 is its word for Ctrl-C.
+        code = app(standalone_mode=False)
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = stop.exit_code
     except PanmodalError as error:
         console_for(stderr=True).print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        code = 2
     except (KeyboardInterrupt, typer.Abort):
-        console_for(stderr=True).print("\nInterrupted. Finished trials are kept; run the same command again to go on.")
-        sys.exit(130)
+        code = 130
     except Exception as error:
         # Usage errors of the parser know how to show themselves.
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            sys.exit(error.exit_code)
-        raise
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()
+        code = error.exit_code
+    if code == 130:
+        console_for(stderr=True).print("\nInterrupted. Finished trials are kept; run the same command again to go on.")
+    sys.exit(code or 0)
 
 
 def _show_plan(console: Console) -> Callable[[Plan], None]:

@@ -350,3 +350,37 @@ def test_a_probe_that_fails_names_its_trial(toy, tmp_path, monkeypatch) -> None:
     screen, embeddings = toy()
     with pytest.raises(PanmodalError, match=r"toy, A, fold 0, \w+, ridge: FloatingPointError: no"):
         run(screen, embeddings, tmp_path / "r", **CHEAP)
+
+
+def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_behind(toy, tmp_path) -> None:
+    (tmp_path / "tmp").mkdir()
+    command = [*files(tmp_path, toy), "--jobs", "2", "--out", str(tmp_path / "r")]
+    surroundings = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+                               env=surroundings)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "r" / "trials").rglob("[0-9a-f]*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Interrupted. Finished trials are kept; run the same command again to go on." in said
+    assert not list((tmp_path / "tmp").glob("panmodal-*"))
+    again = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings)
+    assert "found done" in again.stdout and " 0 found done" not in again.stdout
+
+
+def test_the_work_folder_of_a_killed_run_is_cleared_away_and_that_of_a_living_one_is_not(tmp_path, monkeypatch) -> None:
+    from panmodal.evaluation.workspace import work_folder
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with work_folder() as mine:
+        dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+        dead.mkdir()
+        other = tmp_path / "panmodal-elsewhere-1-x"
+        other.mkdir()
+        with work_folder() as second:
+            assert mine.exists() and second.exists() and other.exists() and not dead.exists()
+    assert not mine.exists() and not second.exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from panmodal.evaluation.plan import Plan, make_plan
 from panmodal.evaluation.scores import as_row_table, tidy_scores
 from panmodal.evaluation.store import Store, describe_conflicts, safe_name
 from panmodal.evaluation.trials import Trial
-from panmodal.evaluation.workspace import lay_out
+from panmodal.evaluation.workspace import lay_out, work_folder
 from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split, make_split
 
@@ -186,8 +185,8 @@ def _execute(
     # The widest embeddings take longest; started first, they do not hold up the end.
     todo.sort(key=lambda g: -_width(plan, g.source))
     contexts = {t.context for g in todo for t in g.trials}
-    with tempfile.TemporaryDirectory(prefix="panmodal-") as folder:
-        workspace = lay_out(plan, Path(folder), contexts=contexts, sources={g.source for g in todo},
+    with work_folder() as folder:
+        workspace = lay_out(plan, folder, contexts=contexts, sources={g.source for g in todo},
                             ranks=any("Spearman" in m for m in metrics))  # fmt: skip
         options = Options(store.path.resolve(), tuple(metrics), tuple(s.standardise for s in plan.sources), keep)
         done = 0

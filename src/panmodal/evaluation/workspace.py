@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +68,30 @@ def open_matrix(path: str) -> NDArray[Any]:
 def close_matrices() -> None:
     """Let go of all maps, so that the pages read do not count as this process's memory any more."""
     open_matrix.cache_clear()
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """Yield a temporary folder for the matrices of a run; clear away those of killed runs on this machine first."""
+    here = f"panmodal-{platform.node()}-"
+    for old in Path(tempfile.gettempdir()).glob(f"{glob.escape(here)}*"):
+        owner = old.name.removeprefix(here).split("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{here}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # there, signal 0 is not a question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], ranks: bool) -> Workspace:
