@@ -69,7 +69,8 @@ def main() -> None:
         code = error.exit_code
     if code == 130:
         console_for(stderr=True).print("\nInterrupted. Finished trials are kept; run the same command again to go on.")
-    sys.exit(code or 0)
+    if code:
+        sys.exit(code)
 
 
 def _show_plan(console: Console) -> Callable[[Plan], None]:
