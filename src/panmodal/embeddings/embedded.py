@@ -55,7 +55,7 @@ EMBEDDED = {
             "text_minilm_names_pca128.parquet", _as_is,
         ),
         EmbeddedEmbedding(
-            Card(name="homology-svd", modality="protein", id_namespace="hgnc_symbol", licence="CC BY 4.0",
+            Card(name="homology-svd", modality="protein", id_namespace="hgnc_symbol", licence="see NOTICE",
                  source="protein sequence homology (fraction of identical residues)",
                  description="truncated SVD (128 dims) of the matrix of sequence identities; genes without homolog have none",
                  recipe="panmodal.embeddings.homology.homology_svd(edges, dims=128)"),
