@@ -45,8 +45,7 @@ def trial_progress() -> Iterator[Progress]:
         task = bar.add_task("trials", total=None)
 
         def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=max(total, 1) if total else 1)
-            if total == 0:
-                bar.update(task, completed=1)
+            # With nothing to do the bar is full at once.
+            bar.update(task, completed=done if total else 1, total=total or 1)
 
         yield report

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from panmodal._version import __version__
 from panmodal.errors import PanmodalError
@@ -68,9 +67,7 @@ def run_group(group: Group, workspace: Workspace, options: Options) -> int:
             source = workspace.sources.get(group.source)
             for trial, result in _predictions(job, source, trials, designs, options.standardise[group.source]):
                 store.write_trial(trial.digest, _kept(result, options.keep_predictions))
-                rows = job.score(result, options.metrics)
-                store.write_rows(trial.digest, as_row_table(trial.digest, result.pert_ids, result.covered, rows),
-                                 {m: METRICS[m].rule for m in options.metrics})  # fmt: skip
+                store_scores(store, trial.digest, result, job.comparison(result), options.metrics)
                 done += 1
     # loky restarts workers whose memory grows: pages of maps must not look like a leak.
     close_matrices()
@@ -93,23 +90,29 @@ class _ContextJob:
         gram = open_matrix(self.data.gram)
         return Targets(self.values[rows].astype(np.float64), np.asarray(gram[np.ix_(rows, rows)]))
 
-    def score(self, result: Predictions, metrics: Iterable[str]) -> dict[str, NDArray[np.float64]]:
-        """Score predictions: the only place where the responses of test ids are read."""
+    def comparison(self, result: Predictions) -> Comparison:
+        """Set predictions beside the truth: the only place where the responses of test ids are read."""
         assert result.values is not None
-        comparison = Comparison(
+        return Comparison(
             result.values,
             self.values[self.test_rows],
             self.mean,
             open_matrix(self.data.ranks)[self.test_rows] if self.data.ranks else None,
             open_matrix(self.data.centred_ranks)[self.test_rows] if self.data.centred_ranks else None,
         )
-        return score_rows(comparison, [METRICS[m] for m in metrics])
+
+
+def store_scores(
+    store: Store, digest: str, result: Predictions, comparison: Comparison, metrics: Sequence[str]
+) -> None:
+    """Compute metrics of a trial and store them with the versions of their formulae."""
+    scored = score_rows(comparison, [METRICS[m] for m in metrics])
+    rows = as_row_table(digest, result.pert_ids, result.covered, scored)
+    store.write_rows(digest, rows, {m: METRICS[m].rule for m in metrics})
 
 
 def _kept(result: Predictions, keep: bool) -> Predictions:
-    if keep:
-        return result
-    return Predictions(result.pert_ids, result.covered, None, result.train_mean, result.record)
+    return result if keep else replace(result, values=None)
 
 
 def _predictions(

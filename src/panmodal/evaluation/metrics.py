@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from panmodal.errors import InputError
 from panmodal.evaluation.ranks import average_ranks, rank_correlation
+from panmodal.probes.base import CONTINUOUS
 
 Matrix = NDArray[np.float64]
 Rows = NDArray[np.float64]
 
-CONTINUOUS = ("lfc", "rank_score", "fitness", "continuous")
 FLAT = 1e-6
 """A row whose deviations are below this share of its magnitude is constant within single precision."""
 

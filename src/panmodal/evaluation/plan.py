@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from panmodal.embeddings.controls import (
@@ -93,7 +93,6 @@ def make_plan(
     probe_names: Sequence[str] | None = None,
     seed: int = 42,
     permuted: bool = False,
-    make_idealised: Callable[[str], Embedding] | None = None,
 ) -> Plan:
     """Lay out every trial, after all checks that need no fitting.
 
@@ -126,7 +125,7 @@ def make_plan(
             sources.append(Source(permuted_embedding(narrow, ids, seed), "control", contexts))
     sources.append(Source(random_embedding(ids, seed), "control", contexts))
     for context in contexts:
-        oracle = make_idealised(context) if make_idealised else idealised_embedding(*screen.responses(context))
+        oracle = idealised_embedding(*screen.responses(context))
         sources.append(Source(oracle, "oracle", (context,), standardise=False))
     digests = {c: screen.digest(c) for c in contexts}
     groups = []

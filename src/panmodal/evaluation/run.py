@@ -12,10 +12,10 @@ import pandas as pd
 
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, StoreError
-from panmodal.evaluation.execute import Options, run_groups
-from panmodal.evaluation.metrics import METRICS, Comparison, metrics_for, score_rows
+from panmodal.evaluation.execute import Options, run_groups, store_scores
+from panmodal.evaluation.metrics import METRICS, Comparison, metrics_for
 from panmodal.evaluation.plan import Plan, make_plan
-from panmodal.evaluation.scores import as_row_table, tidy_scores
+from panmodal.evaluation.scores import tidy_scores
 from panmodal.evaluation.store import Store, describe_conflicts, safe_name
 from panmodal.evaluation.trials import Trial
 from panmodal.evaluation.workspace import lay_out, work_folder
@@ -223,7 +223,9 @@ def compile_scores(store: Store) -> pd.DataFrame:
 
     Trials whose values are absent, damaged or of an older formula are scored again from their predictions.
     """
-    planned = [t for t in store.trials() if store.has_trial(t.digest)]
+    known = store.trials()
+    records = {d: record for d in {t.digest for t in known} if (record := store.trial_record(d)) is not None}
+    planned = [t for t in known if t.digest in records]
     done = {t.digest: t for t in planned}
     stored = {digest: store.read_rows(digest) for digest in done}
     # What was lost is scored by the metrics that the other trials of its kind have.
@@ -231,7 +233,7 @@ def compile_scores(store: Store) -> pd.DataFrame:
     for digest, rows_found in stored.items():
         if rows_found is not None:
             usual.setdefault(done[digest].response, set()).update(rows_found[1])
-    frames, available = [], {}
+    frames, available = [], []
     for digest, trial in done.items():
         found = stored[digest]
         if found is None or any(METRICS[m].rule != r for m, r in found[1].items() if m in METRICS):
@@ -240,18 +242,17 @@ def compile_scores(store: Store) -> pd.DataFrame:
             found = store.read_rows(digest)
         assert found is not None
         frames.append(found[0])
-        available[digest] = (set(found[1]), store.trial_record(digest)["hyperparameters"])
+        available += [(digest, metric) for metric in found[1]]
     labels = []
     for trial in planned:
         record = trial.to_record()
         record.pop("depends")
-        labels.append({**record, "hyperparameters": available[trial.digest][1]})
+        labels.append({**record, "hyperparameters": records[trial.digest]["hyperparameters"]})
     if not frames:
         raise StoreError(f"{store.path}: no finished trial. Run panmodal run first.")
     rows = pd.concat(frames, ignore_index=True)
     scores = tidy_scores(rows, pd.DataFrame(labels))
-    known = pd.DataFrame([(t, m) for t, (ms, _) in available.items() for m in ms], columns=["trial", "metric"])
-    scores = scores.merge(known, on=["trial", "metric"])
+    scores = scores.merge(pd.DataFrame(available, columns=["trial", "metric"]), on=["trial", "metric"])
     store.write_table("perturbations", rows)
     store.write_table("scores", scores)
     return scores
@@ -274,9 +275,7 @@ def rescore_trial(store: Store, trial: Trial, metrics: Sequence[str]) -> None:
     ids, values, _ = store.read_responses(trial.depends["responses"])
     where = {i: k for k, i in enumerate(ids)}
     comparison = Comparison(found.values, values[[where[i] for i in found.pert_ids]], found.train_mean)
-    scored = score_rows(comparison, [METRICS[m] for m in metrics])
-    rules = {m: METRICS[m].rule for m in metrics}
-    store.write_rows(trial.digest, as_row_table(trial.digest, found.pert_ids, found.covered, scored), rules)
+    store_scores(store, trial.digest, found, comparison, metrics)
 
 
 def rescore(path: str | Path, metrics: Sequence[str] | None = None, progress: Progress | None = None) -> pd.DataFrame:

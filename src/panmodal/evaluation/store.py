@@ -152,8 +152,7 @@ class Store:
         columns: dict[str, Any] = {"pert_id": pa.array(predictions.pert_ids, pa.string()),
                                    "covered": pa.array(predictions.covered)}  # fmt: skip
         if predictions.values is not None:
-            flat = np.ascontiguousarray(predictions.values, dtype=np.float32)
-            columns["prediction"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+            columns["prediction"] = _packed(predictions.values)
         record = {**predictions.record, "trial": digest, "content": _content(predictions)}
         meta = {META: json.dumps(record, ensure_ascii=False).encode(),
                 b"train_mean": np.asarray(predictions.train_mean, dtype="<f4").tobytes().hex().encode()}  # fmt: skip
@@ -170,10 +169,7 @@ class Store:
         table, record = _read(self._trial_path(digest))
         if record.get("trial") != digest:
             raise StoreError(f"{self._trial_path(digest)}: holds trial {record.get('trial')}; the file was renamed.")
-        values = None
-        if "prediction" in table.column_names:
-            column = table["prediction"].combine_chunks()
-            values = column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+        values = _unpacked(table, "prediction") if "prediction" in table.column_names else None
         mean = np.frombuffer(bytes.fromhex(table.schema.metadata[b"train_mean"].decode()), dtype="<f4")
         found = Predictions(table["pert_id"].to_pylist(), table["covered"].to_numpy(), values, mean, record)
         if _content(found) != record.get("content"):
@@ -182,19 +178,20 @@ class Store:
             )
         return found
 
-    def trial_record(self, digest: str) -> dict[str, Any]:
-        """Read the record of a trial without its predictions."""
-        return _read(self._trial_path(digest), columns=["pert_id"])[1]
+    def trial_record(self, digest: str) -> dict[str, Any] | None:
+        """Read the record of a trial without its predictions; None if it is absent or damaged."""
+        path = self._trial_path(digest)
+        if not path.exists():
+            return None
+        try:
+            record = _read(path, columns=["pert_id"])[1]
+        except StoreError:
+            return None
+        return record if record.get("trial") == digest else None
 
     def has_trial(self, digest: str) -> bool:
         """Whether a trial is done: its file is there and can be read (a damaged one counts as absent)."""
-        path = self._trial_path(digest)
-        if not path.exists():
-            return False
-        try:
-            return bool(_read(path, columns=["pert_id"])[1].get("trial") == digest)
-        except StoreError:
-            return False
+        return self.trial_record(digest) is not None
 
     # --- values per perturbation --------------------------------------------------------------------------------------
 
@@ -228,18 +225,13 @@ class Store:
         path = self.path / "responses" / f"{digest}.parquet"
         if path.exists():
             return
-        flat = np.ascontiguousarray(values, dtype=np.float32)
-        table = pa.table({
-            "pert_id": pa.array(list(ids), pa.string()),
-            "response": pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1]),
-        })  # fmt: skip
+        table = pa.table({"pert_id": pa.array(list(ids), pa.string()), "response": _packed(values)})
         _write(table.replace_schema_metadata({META: json.dumps({"readouts": list(readouts)}).encode()}), path)
 
     def read_responses(self, digest: str) -> tuple[list[str], NDArray[np.float32], list[str]]:
         """Return ids, responses (ids x read-outs) and read-outs of a context."""
         table, record = _read(self.path / "responses" / f"{digest}.parquet")
-        flat = table["response"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return table["pert_id"].to_pylist(), flat.reshape(table.num_rows, -1), list(record["readouts"])
+        return table["pert_id"].to_pylist(), _unpacked(table, "response"), list(record["readouts"])
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
@@ -275,6 +267,20 @@ def _content(predictions: Predictions) -> str:
         if part is not None:
             state.update(np.ascontiguousarray(part).tobytes())
     return state.hexdigest()[:LENGTH]
+
+
+def _packed(matrix: NDArray[Any]) -> Any:
+    """One row of a matrix in each cell of a column."""
+    import pyarrow as pa
+
+    flat = np.ascontiguousarray(matrix, dtype=np.float32)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+
+
+def _unpacked(table: Any, column: str) -> NDArray[np.float32]:
+    """Undo :func:`_packed`."""
+    flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(table.num_rows, -1)
 
 
 def safe_name(text: str) -> str:

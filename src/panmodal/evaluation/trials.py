@@ -16,16 +16,14 @@ BASELINE = "none"
 NO_CHANGE = "no change"
 TRAIN_MEAN = "train mean"
 
-ROLES = ("embedding", "baseline", "control", "oracle")
-"""embedding: compared and ranked; baseline: predicts without any embedding; control: carries no information;
-oracle: has seen the answers."""
-
 
 @dataclass(frozen=True)
 class Trial:
     """One task x fold x embedding x probe x seed.
 
-    The first fields are labels for people; ``depends`` holds what the result depends on, and alone makes the digest.
+    The first fields are labels for people; ``depends`` holds what the result depends on, and alone makes the digest. The
+    role is ``embedding`` (compared and ranked), ``baseline`` (predicts without any embedding), ``control`` (carries no
+    information) or ``oracle`` (has seen the answers).
     """
 
     screen: str

@@ -9,6 +9,7 @@ import pandas as pd
 
 from panmodal.errors import InputError, some
 from panmodal.evaluation.metrics import METRICS, metrics_for
+from panmodal.evaluation.scores import FALLBACKS
 
 TASK = ["screen", "context", "response", "split"]
 METHOD = ["embedding", "probe"]
@@ -26,7 +27,6 @@ NEEDED = [
     "modality",
     "simulated",
 ]
-FALLBACKS = ("filled", "covered", "common")
 
 
 def check_scores(scores: pd.DataFrame) -> pd.DataFrame:

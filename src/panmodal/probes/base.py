@@ -20,6 +20,10 @@ RowErrors = Callable[[Fold, Targets, tuple[float, ...]], NDArray[np.float64]]
 Predict = Callable[[Fold, Targets, float], Matrix]
 
 
+CONTINUOUS = ("lfc", "rank_score", "fitness", "continuous")
+"""Kinds of response that are numbers, not classes."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """A small model from embedding to response.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from panmodal.probes.base import Probe
+from panmodal.probes.base import CONTINUOUS, Probe
 from panmodal.probes.design import Fold, Targets
 from panmodal.probes.projection import Matrix
 
 RELATIVE = 1e-12
 """Relative rounding allowed between equal squared distances; a larger value would merge embeddings that differ."""
-LFC_KINDS = ("lfc", "rank_score", "fitness", "continuous")
 
 
 def _tolerance(fold: Fold) -> float:
@@ -104,7 +103,7 @@ def candidates(grid: tuple[float, ...], n_train: int) -> tuple[float, ...]:
 PROBE = Probe(
     name="knn",
     description="k nearest neighbours, uniform weights, Euclidean, after standardisation and PCA(100)",
-    kinds=LFC_KINDS,
+    kinds=CONTINUOUS,
     parameter="k",
     grid=(20, 40, 60, 80, 100),
     row_errors=row_errors,

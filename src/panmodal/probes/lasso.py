@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal.errors import PanmodalError
-from panmodal.probes.base import Probe
+from panmodal.probes.base import CONTINUOUS, Probe
 from panmodal.probes.design import Fold, Targets
-from panmodal.probes.knn import LFC_KINDS
 from panmodal.probes.projection import Matrix
 
 BLOCK = 256
@@ -163,7 +162,7 @@ def predict(fold: Fold, targets: Targets, value: float) -> Matrix:
 PROBE = Probe(
     name="lasso",
     description="lasso, one alpha for all read-outs, scikit-learn's objective, after standardisation and PCA(100)",
-    kinds=LFC_KINDS,
+    kinds=CONTINUOUS,
     parameter="alpha",
     grid=(1e-3, 1e-2, 1e-1, 1.0),
     row_errors=row_errors,

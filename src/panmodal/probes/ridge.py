@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from panmodal.probes.base import Probe
+from panmodal.probes.base import CONTINUOUS, Probe
 from panmodal.probes.design import Fold, Targets
-from panmodal.probes.knn import LFC_KINDS
 from panmodal.probes.projection import Matrix
 
 
@@ -50,7 +49,7 @@ def predict(fold: Fold, targets: Targets, value: float) -> Matrix:
 PROBE = Probe(
     name="ridge",
     description="ridge regression, one alpha for all read-outs, after standardisation and PCA(100)",
-    kinds=LFC_KINDS,
+    kinds=CONTINUOUS,
     parameter="alpha",
     grid=tuple(10.0**e for e in range(-2, 7)),
     row_errors=row_errors,
