@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 CONTROL_NAMES = frozenset(
     {"control", "ctrl", "ctl", "non-targeting", "non_targeting", "nontargeting", "nt", "ntc", "dmso", "dmso_tf",
      "vehicle", "untreated", "unperturbed", "negctrl", "neg_ctrl", "safe-targeting", "mock"}
 )  # fmt: skip
 """Names (lower case) under which unperturbed cells are usually filed."""
+
+_GUIDE = re.compile(
+    r"^(?:sg)?(?:non-?_?targeting|nontarget|neg(?:ative)?-?_?(?:ctrl|control)|ntc?|safe-?_?targeting|ctrl|control|dmso(?:_tf)?|"
+    r"vehicle)[-_ .]?(?:g|guide|sg|sgrna)?[-_ ]?\d+$"
+)  # fmt: skip
 
 _OPEN, _CLOSE = "([{", ")]}"
 
@@ -40,6 +47,17 @@ def parts(pert_id: str) -> tuple[str, ...]:
 def canonical(pert_id: str) -> str:
     """Write an id in the one form used everywhere: parts sorted and joined by ``+``."""
     return "+".join(parts(pert_id))
+
+
+def control_family(label: str) -> str | None:
+    """Tell the kind of control that a label of cells names, or None: ``non-targeting_0012`` is ``non-targeting``.
+
+    Labels of one family are guides or wells of the same control; labels of two families (DMSO and untreated cells) are not.
+    """
+    text = label.strip().lower()
+    if text in CONTROL_NAMES or not _GUIDE.match(text):
+        return text if text in CONTROL_NAMES else None
+    return re.sub(r"[-_ .]?(?:g|guide|sg|sgrna)?[-_ ]?\d+$", "", text)
 
 
 def is_control(pert_id: str) -> bool:

@@ -18,6 +18,12 @@ CONTEXT_COLUMNS = (
 )  # fmt: skip
 """Names of a context column, the most explicit first."""
 
+BATCH_COLUMNS = (
+    "batch", "gem_group", "gemgroup", "plate", "plate_id", "plate_name", "bio_rep", "biorep", "replicate", "rep", "batch_id",
+    "sequencing_batch", "lane", "channel", "library", "library_id", "donor_id", "donor", "orig.ident", "sample", "sample_id",
+)  # fmt: skip
+"""Names of a batch or plate column of cells, the most explicit first."""
+
 ANNOTATION_COLUMNS = frozenset(
     {"smiles", "canonical_smiles", "pubchem_cid", "dose", "dose_value", "concentration", "time", "timepoint", "batch",
      "plate", "n_cells", "ncells", "cell_count", "num_cells", "fold", "test_split", "split", "moa", "targets", "row",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ def read_screen(
         adata = _table_to_anndata(path, pert_col, context_col, notes)
     own = _own_record(adata)
     kind, description = _response(own, adata, response, where)
+    if kind == "deg" and own.get("response") == "lfc":
+        adata = _labels(adata, where, notes)
     obs = adata.obs.copy()
 
     pert, others = (INDEX, []) if pert_col == INDEX else find_column(
@@ -106,6 +109,7 @@ def read_screen(
             description=description,
             simulated=bool(own.get("simulated", False)),
             notes=notes,
+            provenance=json.loads(own.get("provenance", "{}")),
         )
         return screen.select(contexts) if contexts else screen
     except InputError as error:
@@ -156,6 +160,18 @@ def _table_to_anndata(
     obs = frame[about].copy()
     obs.index = pd.Index([str(i) for i in (ids if pert_col == INDEX else range(len(frame)))])
     return anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=readouts))
+
+
+def _labels(adata: AnnData, where: str, notes: list[str]) -> AnnData:
+    """Take the DEG labels that ``panmodal prepare`` keeps beside the fold changes; pairs with too few cells have none."""
+    if "deg" not in adata.layers or "deg_tested" not in adata.obs:
+        raise InputError(f"{where}: holds log fold changes without DEG labels; prepare it with --deg pooled or vote.")
+    tested = adata.obs["deg_tested"].to_numpy(dtype=bool)
+    if not tested.all():
+        notes.append(f"{int((~tested).sum())} pair(s) have too few cells for DEG labels and are left out")
+    adata = adata[tested].copy()
+    adata.X = adata.layers["deg"].astype(np.float32)
+    return adata
 
 
 def _own_record(adata: AnnData) -> dict[str, Any]:
@@ -215,6 +231,8 @@ def write_screen(screen: Screen, path: str | Path) -> None:
         "description": screen.description,
         "simulated": screen.simulated,
     }
+    if screen.provenance:
+        adata.uns[UNS_KEY]["provenance"] = json.dumps(screen.provenance)
     if suffix(path) == ".h5ad":
         with atomic_path(path) as partial:
             adata.write_h5ad(partial, compression="gzip")

@@ -73,6 +73,8 @@ class Screen:
         True for made-up data; it is then marked so wherever it appears.
     notes
         What was noticed or changed while reading; shown to the user, never silent.
+    provenance
+        How it was made from raw cells (inputs with digests, options, counts kept and left out); empty if it was not.
 
     Raises
     ------
@@ -87,6 +89,7 @@ class Screen:
     description: str = ""
     simulated: bool = False
     notes: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         where = f"screen {self.name!r}"
@@ -191,7 +194,9 @@ class Screen:
         if unknown:
             raise InputError(f"screen {self.name!r} has no context {some(unknown)}; it has {some(self.contexts, 12)}.")
         kept = self.adata[np.isin(self._contexts, list(contexts))].copy()
-        return Screen(kept, self.name, self.response, self.description, self.simulated, list(self.notes))
+        return Screen(
+            kept, self.name, self.response, self.description, self.simulated, list(self.notes), self.provenance
+        )
 
     def write(self, path: str | Path) -> None:
         """Write the screen as h5ad or zarr, with its kind and description, atomically for h5ad."""

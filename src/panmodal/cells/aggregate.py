@@ -1,0 +1,264 @@
+"""One pass over the cells: weighted means and moments of all groups, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panmodal.cells.conditions import Layout
+from panmodal.cells.kernels import EMPTY, add_cells, new_report
+from panmodal.cells.source import BYTES_PER_VALUE, prefetched
+from panmodal.cells.stream import CellStream
+from panmodal.errors import InputError
+from panmodal.perturbation_ids import parts
+
+GIB = 2**30
+CHUNK_VALUES = 2**23
+"""Stored values of a chunk unless memory is short: large enough that the work outweighs the call."""
+SMALLEST_CHUNK = 2**16
+HELD_CHUNKS = 5
+"""A chunk in use, one waiting, one being read, and the copies made in reading."""
+FIXED = int(0.4 * GIB)
+"""What the interpreter and the libraries take, bytes."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class MomentGroups:
+    """Groups of cells whose sums and squares are kept for tests, sorted by row.
+
+    Attributes
+    ----------
+    group
+        For each cell its group, -1: none.
+    row, batch
+        Row (or control group) of each group, and its batch; -1: all batches together.
+    n
+        Cells of each group.
+    """
+
+    group: NDArray[np.int32]
+    row: NDArray[np.int64]
+    batch: NDArray[np.int64]
+    n: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ControlSums:
+    """Of each control group (context, batch): mean, sum and sum of squares over its cells (groups x genes)."""
+
+    mean: NDArray[np.float64]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    linear: NDArray[np.float64]
+    slot: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sums of consecutive rows.
+
+    Attributes
+    ----------
+    start, stop
+        The rows.
+    mean
+        rows x genes: mean of log-normalised values, batches of a row with equal weight.
+    groups
+        Numbers of the moment groups of these rows.
+    first, second
+        Sums and sums of squares of these groups.
+    own
+        rows x parts: mean of 1e4 x / total of the row's target genes.
+    targets
+        rows x parts: slot of the target gene in ``controls.linear``, -1 where it is not measured.
+    controls
+        The control groups.
+    empty
+        Cells of these rows (with the first block, of the controls too) without any count.
+    """
+
+    start: int
+    stop: int
+    mean: NDArray[np.float64]
+    groups: NDArray[np.intp]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    own: NDArray[np.float64]
+    targets: NDArray[np.int32]
+    controls: ControlSums
+    empty: int
+
+
+def moment_groups(layout: Layout, test: str) -> MomentGroups:
+    """Return the groups for the DEG test: ``pooled`` (rows), ``vote`` (row and batch) or ``none``.
+
+    Control groups are by batch always.
+    """
+    if test == "none":
+        none = np.zeros(0, dtype=np.int64)
+        return MomentGroups(np.full(len(layout.row), -1, dtype=np.int32), none, none, none)
+    if test == "pooled":
+        every = np.arange(layout.n_groups, dtype=np.int64)
+        return MomentGroups(layout.row, every, np.full(len(every), -1, dtype=np.int64), layout.counts())
+    table = layout.groups
+    size = len(layout.batch_names)
+    keys = table["row"].to_numpy(np.int64) * size + table["batch"].to_numpy(np.int64)
+    group = np.full(len(layout.row), -1, dtype=np.int32)
+    used = layout.row >= 0
+    group[used] = np.searchsorted(keys, layout.row[used].astype(np.int64) * size + layout.batch[used])
+    return MomentGroups(
+        group, table["row"].to_numpy(np.int64), table["batch"].to_numpy(np.int64), table["n"].to_numpy(np.int64)
+    )
+
+
+def plan_memory(
+    stream: CellStream, layout: Layout, groups: MomentGroups, memory: float, result_bytes: int = 5
+) -> tuple[int, list[int]]:
+    """Divide the memory: stored values of a chunk, and the bounds of the blocks of rows that are summed in one pass each.
+
+    Raises
+    ------
+    InputError
+        Too little memory for one chunk and one row.
+    """
+    width = len(stream.genes)
+    per_group = (
+        np.bincount(groups.row, minlength=layout.n_groups) if len(groups.row) else np.zeros(layout.n_groups, dtype=int)
+    )
+    row_bytes = (8 + 16 * per_group) * width
+    annotation = stream.n_cells * 64
+    fixed = FIXED + annotation + int(row_bytes[layout.n_rows :].sum()) + result_bytes * layout.n_rows * width
+    largest_cell = (
+        int(stream.row_nnz.max(initial=1)) if stream.row_nnz is not None else max(len(s.genes) for s in stream.sources)
+    )
+    smallest = max(SMALLEST_CHUNK, largest_cell) * BYTES_PER_VALUE * HELD_CHUNKS
+    free = int(memory * GIB) - fixed
+    need = smallest + int(row_bytes[: layout.n_rows].max())
+    if free < need:
+        raise InputError(
+            f"--memory {memory:g} GiB is too little: annotation, control groups, results and one chunk of cells need "
+            f"{(fixed + need) / GIB:.2g} GiB ({layout.n_rows} rows x {width} genes). Give more, or fewer --contexts or genes."
+        )
+    chunk = min(CHUNK_VALUES * BYTES_PER_VALUE * HELD_CHUNKS, max(smallest, free // 3))
+    room = free - chunk
+    bounds, held = [0], 0
+    for r in range(layout.n_rows):
+        if held + row_bytes[r] > room and held:
+            bounds.append(r)
+            held = 0
+        held += int(row_bytes[r])
+    return chunk // (BYTES_PER_VALUE * HELD_CHUNKS), [*bounds, layout.n_rows]
+
+
+def aggregate(
+    stream: CellStream, layout: Layout, groups: MomentGroups, *, log_input: bool = False, memory: float = 4.0,
+    n_jobs: int | None = None, chunk_values: int | None = None, progress: Progress | None = None,
+) -> Iterator[Block]:  # fmt: skip
+    """Average cells by group; yield blocks of rows, one for each pass over the cells (one pass unless memory is short).
+
+    Parameters
+    ----------
+    stream
+        The cells.
+    layout, groups
+        Which cell belongs where.
+    log_input
+        Values are log1p of counts scaled to 1e4 per cell already.
+    memory
+        Bound on the process's memory, GiB.
+    n_jobs
+        Threads; as many as cores unless given.
+    chunk_values
+        Stored values of a chunk; chosen by the memory unless given.
+    progress
+        Called with (cells done, cells to do), over all passes.
+
+    Raises
+    ------
+    InputError
+        Values that are no counts; too little memory for one chunk and one row.
+    """
+    n_jobs = n_jobs or os.cpu_count() or 1
+    width, n_rows, n_controls = len(stream.genes), layout.n_rows, layout.n_groups - layout.n_rows
+    chosen, bounds = plan_memory(stream, layout, groups, memory)
+    slot, targets, n_slots = _targets(stream.genes, layout)
+    weight, cells = layout.weights(), layout.counts()
+    control_group = np.flatnonzero(groups.row >= n_rows)
+    tests = len(groups.row) > 0
+    controls = ControlSums(np.zeros((n_controls, width)), np.zeros((len(control_group), width)), np.zeros((len(control_group), width)),
+                           np.zeros((n_controls, n_slots)), slot)  # fmt: skip
+    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        own_groups = np.flatnonzero((groups.row >= start) & (groups.row < stop))
+        size = stop - start
+        # The control groups are summed in the first pass, below the rows of its block.
+        extra = n_controls if number == 0 else 0
+        mean = np.zeros((size + extra, width))
+        moments = [np.zeros((len(own_groups) + (len(control_group) if number == 0 else 0), width)) for _ in range(2)]
+        own = np.zeros((size + extra, targets.shape[1]))
+        local = np.full(layout.n_groups + 1, -1, dtype=np.int32)
+        local[start:stop] = np.arange(size)
+        local_group = np.full(len(groups.row) + 1, -1, dtype=np.int32)
+        local_group[own_groups] = np.arange(len(own_groups))
+        if number == 0:
+            local[n_rows : layout.n_groups] = size + np.arange(n_controls)
+            local_group[control_group] = len(own_groups) + np.arange(len(control_group))
+        row = local[layout.row]
+        group = local_group[groups.group] if tests else groups.group
+        block_targets = np.concatenate([targets[start:stop], np.full((extra, targets.shape[1]), -1, dtype=np.int32)])
+        owner = _owners(np.concatenate([cells[start:stop], cells[n_rows:] if number == 0 else cells[:0]]), n_jobs)
+        empty = 0
+        with ThreadPoolExecutor(n_jobs) as pool:
+            for chunk, file in prefetched(stream.chunks(chunk_values or chosen)):
+                span = slice(chunk.start, chunk.start + chunk.n_cells)
+                reports = [new_report() for _ in range(n_jobs)]
+                work = [
+                    pool.submit(add_cells, chunk.indptr, chunk.genes, chunk.values, row[span], group[span], weight[span], owner == k,
+                                stream.gene_maps[file], log_input, mean, moments[0], moments[1], own, block_targets, slot,
+                                controls.linear, size, reports[k])
+                    for k in range(n_jobs)
+                ]  # fmt: skip
+                for job in work:
+                    job.result()
+                # The first odd value of the file decides what is said, whichever thread met it.
+                for report in sorted(reports, key=lambda r: r[3] if r[3] >= 0 else np.inf):
+                    stream.refuse_odd(report, chunk, file, log_input)
+                    empty += int(report[EMPTY])
+                if progress:
+                    progress(number * stream.n_cells + chunk.start + chunk.n_cells, (len(bounds) - 1) * stream.n_cells)
+        if number == 0:
+            controls.mean[:] = mean[size:]
+            controls.first[:], controls.second[:] = (m[len(own_groups) :] for m in moments)
+        yield Block(start, stop, mean[:size], own_groups, moments[0][: len(own_groups)], moments[1][: len(own_groups)], own[:size],
+                    targets[start:stop], controls, empty)  # fmt: skip
+
+
+def _targets(genes: list[str], layout: Layout) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
+    """Slots of genes that are targets of a perturbation, and the slots of each row's targets (-1: not measured)."""
+    names = [parts(p) for p in layout.pert_ids]
+    column = {g: k for k, g in enumerate(genes)}
+    measured = sorted({column[t] for row in names for t in row if t in column})
+    slot = np.full(len(genes), -1, dtype=np.int32)
+    slot[measured] = np.arange(len(measured))
+    out = np.full((layout.n_rows, max(len(row) for row in names)), -1, dtype=np.int32)
+    for r, row in enumerate(names):
+        for k, name in enumerate(row):
+            out[r, k] = slot[column[name]] if name in column else -1
+    return slot, out, len(measured)
+
+
+def _owners(cells: NDArray[np.int64], n_jobs: int) -> NDArray[np.int64]:
+    """Deal rows to threads so that each has about as many cells, the largest first."""
+    owner = np.zeros(len(cells), dtype=np.int64)
+    load = np.zeros(n_jobs)
+    for r in np.argsort(-cells, kind="stable"):
+        k = int(np.argmin(load))
+        owner[r] = k
+        load[k] += cells[r]
+    return owner

@@ -1,0 +1,194 @@
+"""The inner loops over the stored values of cells, compiled.
+
+Every sum is added up cell by cell in the order of the file, and a row of a result belongs to one thread, so that results are
+the same bits for any chunk size and any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+TOTAL = 1e4
+"""Counts per cell after normalisation."""
+FRACTION, NEGATIVE, NOT_FINITE, AT_CELL, AT_VALUE, EMPTY, LARGEST, HIGHEST_TOTAL = range(8)
+"""Places in a report: numbers of fractional, negative and non-finite values; chunk cell and position of the first odd one
+(-1 if none); cells without a count; the largest value, and the largest total of a cell after undoing the logarithm."""
+
+
+def new_report() -> NDArray[np.float64]:
+    """Return an empty report."""
+    report = np.zeros(8)
+    report[AT_CELL] = report[AT_VALUE] = -1
+    return report
+
+
+@compiled
+def _look(indptr, values, cell, report, log_input):
+    """Total of a cell; odd values are counted."""
+    total = 0.0
+    for e in range(indptr[cell], indptr[cell + 1]):
+        value = values[e]
+        odd = False
+        if not math.isfinite(value):
+            report[2] += 1
+            odd = True
+        elif value < 0:
+            report[1] += 1
+            odd = True
+        elif not log_input and value != math.floor(value):
+            report[0] += 1
+            odd = True
+        if odd and report[3] < 0:
+            report[3] = cell
+            report[4] = e
+        report[6] = max(report[6], value)
+        total += math.expm1(value) if log_input else value
+    if total == 0.0:
+        report[5] += 1
+    report[7] = max(report[7], total)
+    return total
+
+
+@compiled
+def normalise(indptr, values, out, log_input, report):
+    """Write log1p(1e4 x / total) of each value to ``out`` (values as they are where ``log_input``)."""
+    for cell in range(len(indptr) - 1):
+        total = _look(indptr, values, cell, report, log_input)
+        scale = 1e4 / total if total > 0 else 0.0
+        for e in range(indptr[cell], indptr[cell + 1]):
+            out[e] = values[e] if log_input else math.log1p(values[e] * scale)
+
+
+@compiled
+def add_cells(indptr, genes, values, row, group, weight, mine, gene_map, log_input, mean, first, second, own,
+              row_targets, gene_slot, control_slots, n_rows, report):  # fmt: skip
+    """Add cells to the sums of the rows that belong to this thread.
+
+    Parameters
+    ----------
+    indptr, genes, values
+        CSR of the chunk.
+    row, group, weight
+        Of each cell: row of ``mean`` (-1: left out), row of ``first`` and ``second`` (-1: none), weight in ``mean``.
+    mine
+        Whether this thread owns a row.
+    gene_map
+        Column of the sums for each gene of the file, -1 for genes left out (they count in the cell's total).
+    mean, first, second
+        Sums of w v, v and v^2 with v = log1p(1e4 x / total).
+    own
+        rows x parts: weighted sum of 1e4 x / total of the row's own target genes.
+    row_targets, gene_slot, control_slots
+        Slots of the row's target genes; slot of each column; sums of 1e4 x / total of control rows (number minus ``n_rows``) by slot.
+    """
+    for cell in range(len(row)):
+        r = row[cell]
+        if r < 0 or not mine[r]:
+            continue
+        total = _look(indptr, values, cell, report, log_input)
+        scale = 1e4 / total if total > 0 else 0.0
+        g, w = group[cell], weight[cell]
+        for e in range(indptr[cell], indptr[cell + 1]):
+            j = gene_map[genes[e]]
+            if j < 0:
+                continue
+            value = float(values[e]) if log_input else math.log1p(values[e] * scale)
+            mean[r, j] += w * value
+            if g >= 0:
+                first[g, j] += value
+                second[g, j] += value * value
+            slot = gene_slot[j]
+            if slot >= 0:
+                linear = math.expm1(value) if log_input else values[e] * scale
+                if r >= n_rows:
+                    control_slots[r - n_rows, slot] += w * linear
+                else:
+                    for part in range(row_targets.shape[1]):
+                        if row_targets[r, part] == slot:
+                            own[r, part] += w * linear
+
+
+@compiled
+def add_draws(indptr, genes, values, weights, out):
+    """Add weighted cells to all draws at once: out[j, d] += sum_c weights[c, d] v[c, j].
+
+    ``weights`` is cells x draws and ``out`` genes x draws, so that the inner loop runs over neighbours in memory. Nothing is
+    resampled: a cell drawn three times has three times the weight.
+    """
+    draws = weights.shape[1]
+    for cell in range(len(indptr) - 1):
+        w = weights[cell]
+        for e in range(indptr[cell], indptr[cell + 1]):
+            value = values[e]
+            to = out[genes[e]]
+            for d in range(draws):
+                to[d] += w[d] * value
+
+
+@compiled
+def null_norms(indptr, genes, values, batch_start, wanted, wanted_start, size_at, size_start, size_batch, n_genes, matched, rng,
+               out):  # fmt: skip
+    """Norms of responses made of control cells only, one draw of all sizes.
+
+    In each batch control cells are drawn with replacement, one after the other; the running mean after n cells stands for a
+    perturbation with n cells there. A second resampling of all control cells of the batch is what it is compared with.
+
+    Parameters
+    ----------
+    indptr, genes, values
+        Control cells, normalised, sorted by batch.
+    batch_start
+        First cell of each batch, and the end.
+    wanted, wanted_start
+        Numbers of cells asked for in each batch, ascending, all batches one after the other; where each batch begins.
+    size_at, size_start, size_batch
+        For each response: positions in ``wanted`` of its cell numbers, where each response begins, and their batches.
+    matched
+        Difference within each batch rather than of the means over batches.
+    out
+        Norm for each response.
+    """
+    n_batches = len(batch_start) - 1
+    snapshots = np.zeros((len(wanted), n_genes))
+    controls = np.zeros((n_batches, n_genes))
+    running = np.zeros(n_genes)
+    for b in range(n_batches):
+        low, high = batch_start[b], batch_start[b + 1]
+        running[:] = 0.0
+        drawn = 0
+        for k in range(wanted_start[b], wanted_start[b + 1]):
+            while drawn < wanted[k]:
+                cell = low + rng.integers(0, high - low)
+                for e in range(indptr[cell], indptr[cell + 1]):
+                    running[genes[e]] += values[e]
+                drawn += 1
+            for j in range(n_genes):
+                snapshots[k, j] = running[j] / drawn
+        for _ in range(high - low):
+            cell = low + rng.integers(0, high - low)
+            for e in range(indptr[cell], indptr[cell + 1]):
+                controls[b, genes[e]] += values[e]
+        controls[b] /= high - low
+    overall = np.zeros(n_genes)
+    for b in range(n_batches):
+        overall += controls[b] / n_batches
+    for r in range(len(out)):
+        parts = size_start[r + 1] - size_start[r]
+        total = 0.0
+        for j in range(n_genes):
+            value = 0.0
+            for k in range(size_start[r], size_start[r + 1]):
+                value += snapshots[size_at[k], j]
+                if matched:
+                    value -= controls[size_batch[k], j]
+            value /= parts
+            if not matched:
+                value -= overall[j]
+            total += value * value
+        out[r] = math.sqrt(total)
