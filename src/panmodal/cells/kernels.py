@@ -132,6 +132,51 @@ def add_draws(indptr, genes, values, weights, out):
 
 
 @compiled
+def add_moments(indptr, genes, values, weights, first, second):
+    """Add weighted values and squares: first[j, k] += w v, second[j, k] += w v^2, in double precision (see ``add_draws``)."""
+    draws = weights.shape[1]
+    for cell in range(len(indptr) - 1):
+        w = weights[cell]
+        for e in range(indptr[cell], indptr[cell + 1]):
+            value = float(values[e])
+            j = genes[e]
+            for d in range(draws):
+                part = w[d] * value
+                first[j, d] += part
+                second[j, d] += part * value
+
+
+@compiled
+def two_stage(batch_start, outer, inner, rng, weights, shares):
+    """Weights of a two-stage bootstrap: batches with replacement, then the cells of each drawn batch with replacement.
+
+    Parameters
+    ----------
+    batch_start
+        First cell of each batch, and the end; cells are sorted by batch.
+    outer, inner
+        Resamplings of batches, and of cells for each of them; draw number ``o * inner + i``.
+    weights
+        cells x draws, zeros; gets the weight of each cell in the mean over drawn batches.
+    shares
+        batches x draws; gets how often a batch was drawn, over the number of batches.
+    """
+    n_batches = len(batch_start) - 1
+    times = np.zeros(n_batches, dtype=np.int64)
+    for o in range(outer):
+        times[:] = 0
+        for _ in range(n_batches):
+            times[rng.integers(0, n_batches)] += 1
+        for i in range(inner):
+            d = o * inner + i
+            for b in range(n_batches):
+                low, size = batch_start[b], batch_start[b + 1] - batch_start[b]
+                shares[b, d] = times[b] / n_batches
+                for _ in range(times[b] * size):
+                    weights[low + rng.integers(0, size), d] += 1.0 / (n_batches * size)
+
+
+@compiled
 def null_norms(indptr, genes, values, batch_start, wanted, wanted_start, size_at, size_start, size_batch, n_genes, matched, rng,
                out):  # fmt: skip
     """Norms of responses made of control cells only, one draw of all sizes.

@@ -351,7 +351,8 @@ def _provenance(cells: Cells, digests: dict[str, str], empty: int, weak: NDArray
         "rule": cells.rule, "deg": cells.test,
         "counts": {
             "cells": cells.stream.n_cells, "cells_used": int((layout.row >= 0).sum()),
-            "control_cells": int(layout.control_cells.sum()), "cells_empty": empty, "cells_left_out": layout.dropped, "pairs_left_out_few_cells": layout.left_out,
+            "control_cells": int(layout.control_cells.sum()), "cells_empty": empty,
+            "cells_left_out": layout.dropped, "pairs_left_out_few_cells": layout.left_out,
             "pairs_left_out_knockdown": [f"{layout.pert_ids[r]} ({layout.contexts[r]})" for r in np.flatnonzero(weak)],
             "genes": len(cells.stream.genes),
         },

@@ -55,14 +55,9 @@ def simulate_responses(
         raise InputError(f"a simulated screen needs at least {MODULES} perturbations and 10 genes.")
     rng = np.random.default_rng([seed, 2])
     ids = [f"SIM{k + 1:0{max(3, len(str(n_perturbations)))}d}" for k in range(n_perturbations)]
-    centres = rng.standard_normal((MODULES, N_LATENT))
-    latents = centres[rng.integers(MODULES, size=n_perturbations)] + 0.5 * rng.standard_normal(
-        (n_perturbations, N_LATENT)
-    )
+    latents = plant_latents(rng, n_perturbations)
     size = np.where(rng.random(n_perturbations) < 1 / 3, 0.1, 1.0) * rng.lognormal(0.0, 0.4, n_perturbations)
-    listens = np.argsort(rng.random((n_genes, N_LATENT)), axis=1)[:, :3]
-    mask = np.zeros((N_LATENT, n_genes))
-    mask[listens.ravel(), np.repeat(np.arange(n_genes), 3)] = 1.0
+    mask = plant_mask(rng, n_genes)
     shared = rng.standard_normal((N_LATENT, n_genes))
     blocks = []
     for _ in contexts:
@@ -78,16 +73,52 @@ def simulate_responses(
         name="simulated-perturbseq", response="lfc", simulated=True,
         description=f"SIMULATED log fold changes with planted latent structure, seed {seed}",
     )  # fmt: skip
+    return screen, plant_embeddings(rng, ids, latents)
+
+
+def plant_latents(rng: np.random.Generator, n_perturbations: int) -> NDArray[np.float64]:
+    """Draw latent vectors (n_perturbations x 12): module centre plus individual variation of half its size."""
+    centres = rng.standard_normal((MODULES, N_LATENT))
+    return centres[rng.integers(MODULES, size=n_perturbations)] + 0.5 * rng.standard_normal((n_perturbations, N_LATENT))
+
+
+def plant_mask(rng: np.random.Generator, n_genes: int) -> NDArray[np.float64]:
+    """Draw which 3 of the 12 latents each gene listens to (12 x n_genes; 1 where it does, else 0)."""
+    listens = np.argsort(rng.random((n_genes, N_LATENT)), axis=1)[:, :3]
+    mask = np.zeros((N_LATENT, n_genes))
+    mask[listens.ravel(), np.repeat(np.arange(n_genes), 3)] = 1.0
+    return mask
+
+
+def plant_embeddings(
+    rng: np.random.Generator, ids: list[str], latents: NDArray[np.float64]
+) -> dict[str, tuple[list[str], NDArray[np.float32]]]:
+    """Make the embeddings of known worth (see the module's text) of perturbations with these latents.
+
+    Parameters
+    ----------
+    rng
+        Source of the rotations, the noise, and the choice of ids.
+    ids
+        Perturbation ids.
+    latents
+        Matrix ids x 12.
+
+    Returns
+    -------
+    dict
+        Name -> (ids, vectors ids x 64).
+    """
+    n = len(ids)
 
     def rotated(z: NDArray[np.float64]) -> NDArray[np.float32]:
         return (z @ rng.standard_normal((z.shape[1], DIMS)) / np.sqrt(z.shape[1])).astype(np.float32)
 
-    some = np.sort(rng.choice(n_perturbations, size=int(0.6 * n_perturbations), replace=False))
-    planted = {
+    some = np.sort(rng.choice(n, size=int(0.6 * n), replace=False))
+    return {
         "sim-full": (ids, rotated(latents)),
         "sim-half": (ids, rotated(latents[:, : N_LATENT // 2])),
         "sim-noisy": (ids, rotated(latents + 2.0 * latents.std() * rng.standard_normal(latents.shape))),
         "sim-partial": ([ids[k] for k in some], rotated(latents[some])),
         "sim-unrelated": (ids, rotated(rng.standard_normal(latents.shape))),
     }
-    return screen, planted

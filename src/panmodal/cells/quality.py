@@ -1,0 +1,65 @@
+"""How strong and how repeatable a measured response is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panmodal.cells.conditions import Layout
+from panmodal.cells.gather import Group
+from panmodal.cells.kernels import null_norms
+
+
+def spearman_brown(r: float) -> float:
+    """Reliability of the whole from the correlation r of its halves: 2 r / (1 + r); r itself where it is not positive.
+
+    Spearman 1910, Brown 1910. It holds for correlations of parallel measurements, not for errors or ranks.
+    """
+    return 2 * r / (1 + r) if r > 0 else r
+
+
+def null_norms_of(layout: Layout, rows: Sequence[int], controls: Group, width: int, n_draws: int,
+                  generators: Sequence[np.random.Generator], pool: ThreadPoolExecutor) -> NDArray[np.float64]:  # fmt: skip
+    """Norms of responses of control cells: for each row as many as it has, in the same batches, by the same rule.
+
+    Parameters
+    ----------
+    layout, rows
+        Rows of one context.
+    controls
+        Control cells of the context.
+    generators
+        Random numbers of each draw.
+
+    Returns
+    -------
+    draws x rows
+        NaN where none of a row's batches has control cells.
+    """
+    place = {int(b): k for k, b in enumerate(controls.batches)}
+    position = {r: k for k, r in enumerate(rows)}
+    table = layout.groups[layout.groups["row"].isin(rows) & layout.groups["batch"].isin(place)]
+    row = table["row"].map(position).to_numpy(np.int64)
+    batch = table["batch"].map(place).to_numpy(np.int64)
+    size = table["n"].to_numpy(np.int64)
+    # Numbers of cells asked for in each batch, each once, ascending.
+    span = int(size.max(initial=0)) + 1
+    keys, inverse = np.unique(batch * span + size, return_inverse=True)
+    wanted = (keys % span).astype(np.int64)
+    wanted_start = np.searchsorted(keys // span, np.arange(len(controls.batches) + 1)).astype(np.int64)
+    order = np.argsort(row, kind="stable")
+    size_at, size_batch = inverse[order].astype(np.int64), batch[order]
+    size_start = np.searchsorted(row[order], np.arange(len(rows) + 1)).astype(np.int64)
+
+    def one(rng: np.random.Generator) -> NDArray[np.float64]:
+        out = np.empty(len(rows))
+        null_norms(controls.indptr, controls.genes, controls.values, controls.batch_start, wanted, wanted_start, size_at, size_start,
+                   size_batch, width, layout.matched, rng, out)  # fmt: skip
+        return out
+
+    drawn = np.stack(list(pool.map(one, generators[:n_draws])))
+    drawn[:, np.diff(size_start) == 0] = np.nan
+    return drawn
