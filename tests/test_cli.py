@@ -227,7 +227,8 @@ def test_wrong_fields_of_a_config_are_named(cli, config_file, fields, says):
 
 def test_leaderboard_prints_tables_sentences_and_the_note(cli, results):
     out = cli("leaderboard", results)
-    board = leaderboard(Store(results).scores())
+    store = Store(results)
+    board = leaderboard(store.scores(), rows=store.perturbations())
     assert "Over tasks" in out and "not ranked" in out
     assert all(sentence in " ".join(out.split()) for sentence in summary(board))
 
@@ -236,7 +237,9 @@ def test_leaderboard_files_hold_the_table(cli, results, tmp_path):
     html, csv, parquet = (tmp_path / f"board.{s}" for s in ("html", "csv", "parquet"))
     out = cli("leaderboard", results, "--html", html, "--csv", csv, "--parquet", parquet)
     assert all(f"Wrote {file}" in out for file in (html, csv, parquet))
-    board = leaderboard(Store(results).scores())
+    store = Store(results)
+    board = leaderboard(store.scores(), rows=store.perturbations())
+    assert board["gap_low"].notna().any()
     pd.testing.assert_frame_equal(pd.read_parquet(parquet), board)
     pd.testing.assert_frame_equal(pd.read_csv(csv), pd.read_csv(io.StringIO(board.to_csv(index=False))))
     page = html.read_text(encoding="utf-8")

@@ -27,8 +27,8 @@ def plain(text: str) -> str:
 
 
 @contextmanager
-def trial_progress() -> Iterator[Progress]:
-    """Show a progress bar over trials with the time left, where there is a terminal."""
+def trial_progress(what: str = "trials") -> Iterator[Progress]:
+    """Show a progress bar over trials (or ``what``) with the time left, where there is a terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -42,7 +42,7 @@ def trial_progress() -> Iterator[Progress]:
                TimeRemainingColumn())  # fmt: skip
     console = console_for(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("trials", total=None)
+        task = bar.add_task(what, total=None)
 
         def report(done: int, total: int) -> None:
             # With nothing to do the bar is full at once.

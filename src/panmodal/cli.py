@@ -11,6 +11,7 @@ import typer
 
 from panmodal._console import console_for, plain, trial_progress
 from panmodal._version import __version__
+from panmodal.cli_cells import register, show_facts
 from panmodal.errors import InputError, PanmodalError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ MetricName = Annotated[str | None, typer.Option("--metric", help="Metric to rank
 Fallback = Annotated[
     str, typer.Option(help="filled: all test ids, train mean where not covered; common: ids covered by all embeddings.")
 ]
+register(app)
 
 
 def main() -> None:
@@ -128,6 +130,10 @@ def run(
         bool | None, typer.Option(help="Store predictions (default), so that new metrics need no refitting.")
     ] = None,
     allow_pickle: AllowPickle = None,
+    ceilings: Annotated[
+        str | None, typer.Option(help="Ceilings made by panmodal ceiling; those beside the screen's file unless given.")
+    ] = None,
+    no_ceilings: Annotated[bool, typer.Option("--no-ceilings", help="Use no ceilings.")] = False,
 ) -> None:
     """Benchmark embeddings on a screen.
 
@@ -144,6 +150,7 @@ def run(
         "drop_controls": drop_controls, "splits": splits, "folds": folds, "seed": seed, "unseen": unseen,
         "probes": probe, "metrics": metric, "permuted": permuted, "n_jobs": jobs, "overwrite": overwrite,
         "keep_predictions": keep_predictions, "allow_pickle": allow_pickle,
+        "ceilings": False if no_ceilings else ceilings,
     }  # fmt: skip
     fields |= {key: value for key, value in given.items() if value is not None and value != []}
     needed = [f"--{key.removesuffix('s')}" for key in ("screen", "embeddings", "out") if key not in fields]
@@ -173,35 +180,49 @@ def leaderboard(
     metric: MetricName = None,
     fallback: Fallback = "filled",
     probe: Annotated[list[str] | None, typer.Option(help="Only these probes (repeat).")] = None,
+    ceiling: Annotated[str | None, typer.Option(help="Ceiling of the gap closed; see panmodal list ceilings.")] = None,
     top: Annotated[int | None, typer.Option(help="Show only the best few embeddings of each task.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained page.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as csv.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write the table as Parquet.")] = None,
+    gaps: Annotated[
+        Path | None, typer.Option(help="Write the gap closed by every metric and ceiling, with intervals (csv).")
+    ] = None,
 ) -> None:
     """Show who leads, per task and over tasks.
 
     Example: `panmodal leaderboard results/ --metric Pearson_centred --html board.html`
     """
+    from panmodal._files import write_text
     from panmodal.evaluation.api import write_leaderboard
     from panmodal.evaluation.store import Store
+    from panmodal.insight.gaps import gap_table
     from panmodal.insight.leaderboard import leaderboard as make_board
     from panmodal.insight.leaderboard import summary
-    from panmodal.insight.terminal import NOTE, overall_table, task_tables
+    from panmodal.insight.terminal import note_for, overall_table, task_tables
 
-    board = make_board(Store(results).scores(), metric=metric, fallback=fallback, probes=probe)
+    store = Store(results)
+    board = make_board(store.scores(), metric=metric, fallback=fallback, probes=probe, rows=store.perturbations(),
+                       ceilings=store.ceilings(), ceiling=ceiling)  # fmt: skip
     console = console_for()
     for table in task_tables(board, top):
         console.print(table)
     console.print(overall_table(board))
     for sentence in summary(board):
         console.print(f"· {plain(sentence)}", highlight=False)
-    console.print(f"[dim]{plain(NOTE)}[/]", highlight=False)
+    console.print(f"[dim]{plain(note_for(board))}[/]", highlight=False)
     for target, suffix in ((html, ".html"), (csv, ".csv"), (parquet, ".parquet")):
         if target is not None:
             if target.suffix != suffix:
                 raise InputError(f"{target}: a file written with --{suffix[1:]} must end in {suffix}.")
-            write_leaderboard(results, target, metric=metric, fallback=fallback, probes=probe)
+            write_leaderboard(results, target, metric=metric, fallback=fallback, probes=probe, ceiling=ceiling)
             console.print(f"Wrote {target}", highlight=False, soft_wrap=True)
+    if gaps is not None:
+        write_text(
+            gaps,
+            gap_table(store.scores(), store.perturbations(), store.ceilings(), fallback=fallback).to_csv(index=False),
+        )
+        console.print(f"Wrote {gaps}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -223,8 +244,6 @@ def inspect(
 
     Example: `panmodal inspect esm2.parquet --screen screen.h5ad`
     """
-    from rich.table import Table
-
     from panmodal.evaluation.config import load_screen
     from panmodal.inspect import describe
 
@@ -236,17 +255,14 @@ def inspect(
         for facts in describe(
             path, against, allow_pickle=bool(allow_pickle), id_col=id_col, **({} if against else options)
         ):
-            table = Table(title=plain(path), title_justify="left", title_style="bold", show_header=False, box=None)
-            table.add_column(style="dim")
-            table.add_column(overflow="fold")
-            for what, value in facts:
-                table.add_row(plain(what), plain(value))
-            console.print(table)
+            show_facts(console, path, facts)
 
 
 @app.command(name="list")
-def list_(what: Annotated[str, typer.Argument(help="probes, metrics, screens, embeddings or all.")] = "all") -> None:
-    """List what there is: probes, metrics, shipped screens and embeddings.
+def list_(
+    what: Annotated[str, typer.Argument(help="probes, metrics, ceilings, screens, embeddings or all.")] = "all",
+) -> None:
+    """List what there is: probes, metrics, ceilings, shipped screens and embeddings.
 
     Example: `panmodal list metrics`
     """
@@ -255,6 +271,7 @@ def list_(what: Annotated[str, typer.Argument(help="probes, metrics, screens, em
     from panmodal.embeddings.embedded import EMBEDDED
     from panmodal.evaluation.metrics import METRICS
     from panmodal.probes.base import probes
+    from panmodal.screens.ceilings import ESTIMATORS
     from panmodal.screens.embedded import EMBEDDED_SCREENS
 
     tables: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
@@ -262,6 +279,7 @@ def list_(what: Annotated[str, typer.Argument(help="probes, metrics, screens, em
                    [(p.name, p.description, p.parameter, " ".join(f"{v:g}" for v in p.grid)) for p in probes().values()]),
         "metrics": (("metric", "better", "what"),
                     [(m.name, "higher" if m.higher_is_better else "lower", m.formula) for m in METRICS.values()]),
+        "ceilings": (("ceiling", "what"), [(e.name, e.description) for e in ESTIMATORS.values()]),
         "screens": (("screen", "response", "what", "licence"),
                     [(s.name, s.response, s.description, s.licence) for s in EMBEDDED_SCREENS.values()]),
         "embeddings": (("embedding", "modality", "what", "licence"),

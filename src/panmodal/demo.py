@@ -10,15 +10,7 @@ from panmodal.embeddings.embedded import EMBEDDED, embedded_embedding
 from panmodal.embeddings.embedding import Embedding
 from panmodal.evaluation.run import Progress, Results, run
 from panmodal.screens.embedded import embedded_screen
-from panmodal.screens.simulate import simulate_responses
-
-PLANTED = {
-    "sim-full": "all planted latents, rotated",
-    "sim-half": "half of the planted latents, rotated",
-    "sim-noisy": "planted latents under noise of twice their size, rotated",
-    "sim-partial": "all planted latents, for 60 % of the ids only",
-    "sim-unrelated": "latents that have nothing to do with the responses",
-}
+from panmodal.screens.simulate import PLANTED, simulate_responses
 
 
 def planted_embeddings(seed: int = 0) -> list[Embedding]:

@@ -153,7 +153,7 @@ def piece_size(truth: SimulatedCells) -> int:
 
 
 def draw_counts(
-    rng: np.random.Generator, mu: Floats, library: Floats, dispersion: float, dropout: float
+    rng: np.random.Generator, mu: Floats, library: Floats, size: float, dropout: float
 ) -> tuple[Ints, Ints, Ints]:
     """Draw the counts above zero of cells that share their rates.
 
@@ -165,8 +165,8 @@ def draw_counts(
         Expected UMIs of each gene in a cell of library size 1.
     library
         Library size of each cell.
-    dispersion
-        Size r of the negative binomial in a cell of library size 1.
+    size
+        Size r of the negative binomial (the inverse dispersion) in a cell of library size 1.
     dropout
         Probability that a count above zero is lost.
 
@@ -175,11 +175,11 @@ def draw_counts(
     cell, gene, count
         Three arrays as long as there are counts, sorted by cell and then gene.
     """
-    clusters = rng.poisson(library.sum() * dispersion * np.log1p(mu / dispersion))
+    clusters = rng.poisson(library.sum() * size * np.log1p(mu / size))
     edges = np.cumsum(library)
     # Rounding may carry a number below 1 onto the last edge.
     cell = np.searchsorted(edges, rng.random(clusters.sum()) * edges[-1], side="right").clip(max=len(library) - 1)
-    umis = rng.logseries(np.repeat(mu / (mu + dispersion), clusters))
+    umis = rng.logseries(np.repeat(mu / (mu + size), clusters))
     key = cell * len(mu) + np.repeat(np.arange(len(mu)), clusters)
     dense = np.bincount(key, weights=umis, minlength=len(library) * len(mu))
     kept = np.flatnonzero(dense)
@@ -227,7 +227,7 @@ def _block(
         mu = truth.rates(truth.contexts[c], batch, None if p == n_pert else p)
         for left in range(start, stop, piece):
             some_cells = library[order[left : min(left + piece, stop)]]
-            cell, gene, count = draw_counts(rng, mu, some_cells, known["dispersion"], known["dropout"])
+            cell, gene, count = draw_counts(rng, mu, some_cells, 1.0 / known["dispersion"], known["dropout"])
             per_cell[left + 1 : left + 1 + len(some_cells)] = np.bincount(cell, minlength=len(some_cells))
             genes.append(gene.astype(np.int32))
             counts.append(count.astype(np.int32))
@@ -243,7 +243,7 @@ def mean_log(rng: np.random.Generator, truth: SimulatedCells, mu: Floats, n: int
     known, total, piece = truth.parameters, np.zeros(len(mu)), piece_size(truth)
     for start in range(0, n, piece):
         library = draw_library(rng, min(piece, n - start))
-        cell, gene, count = draw_counts(rng, mu, library, known["dispersion"], known["dropout"])
+        cell, gene, count = draw_counts(rng, mu, library, 1.0 / known["dispersion"], known["dropout"])
         depth = np.bincount(cell, weights=count, minlength=len(library))
         total += np.bincount(gene, weights=np.log1p(target_sum * count / depth[cell]), minlength=len(mu))
     return total / n

@@ -5,7 +5,7 @@ of gene g,
 
     x_cg ~ NB(mean s_c mu_g, variance s_c mu_g (1 + mu_g / r)),    mu_g = m_kg f_bg exp(beta_pkg),
 
-r being ``dispersion`` (the size of the negative binomial per unit of library: the larger, the nearer to Poisson).
+1 / r being ``dispersion``, as in edgeR and DESeq2 at library size 1 (0 would be Poisson).
 
 - Base means m_kg: log-normal over genes (sigma 1.3) times a log-normal of each context (sigma 0.5), scaled to a sum of
   ``umis``. Batch effects f_bg: log-normal, mean 1, sigma ``batch_effect``, the same for all perturbations and contexts.
@@ -56,7 +56,7 @@ UNS_KEY = "panmodal_simulation"
 """Key in ``uns`` of what the file was simulated with."""
 RANGES = {
     "control_share": (0.0, 1.0), "responders": (0.0, 1.0), "efficiency": (0.0, 1.0), "dropout": (0.0, 1.0),
-    "effect": (0.0, 3.0), "batch_effect": (0.0, 1.0), "umis": (1.0, 1e6), "dispersion": (0.01, 1e6),
+    "effect": (0.0, 3.0), "batch_effect": (0.0, 1.0), "umis": (1.0, 1e6), "dispersion": (1e-6, 100.0),
 }  # fmt: skip
 """Smallest and largest value of a parameter; beyond the largest effects single genes would fill the cell."""
 STORED_CHUNK = 2**18
@@ -66,7 +66,7 @@ STORED_CHUNK = 2**18
 def simulate_cells(
     path: str | Path, *, kind: str = "perturb-seq", n_cells: int = 20_000, n_perturbations: int = 60, n_genes: int = 500,
     contexts: Sequence[str] = ("sim-line-A",), n_batches: int = 4, control_share: float = 0.1, umis: float = 1500.0,
-    dispersion: float = 2.0, effect: float = 1.0, responders: float = 0.67, efficiency: float = 0.85,
+    dispersion: float = 0.5, effect: float = 1.0, responders: float = 0.67, efficiency: float = 0.85,
     dropout: float = 0.0, batch_effect: float = 0.15, seed: int = 0, cells_seed: int | None = None,
     compression: Literal["lzf", "gzip"] | None = "lzf", progress: Callable[[int, int], None] | None = None,
 ) -> SimulatedCells:  # fmt: skip
@@ -90,7 +90,7 @@ def simulate_cells(
     umis
         Expected UMIs of a control cell (1 to 1e6).
     dispersion
-        Size r of the negative binomial (0.01 to 1e6): variance = mean (1 + mean / r) in a cell of library size 1.
+        Of the negative binomial (1e-6 to 100): variance = mean (1 + dispersion mean) in a cell of library size 1.
     effect
         Factor on all effects but the knock-down (0 to 3).
     responders
@@ -315,9 +315,9 @@ def write_embeddings(truth: SimulatedCells, folder: str | Path) -> list[Path]:
     list of Path
         The files.
     """
-    from panmodal.demo import PLANTED
     from panmodal.embeddings.card import Card
     from panmodal.embeddings.embedding import Embedding
+    from panmodal.screens.simulate import PLANTED
 
     paths = []
     for name, (ids, vectors) in truth.embeddings.items():

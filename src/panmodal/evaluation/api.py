@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from panmodal._files import write_text
 from panmodal.errors import InputError
@@ -34,7 +35,7 @@ def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen
         screen, embeddings, config.out, split=config.load_split(screen), seed=config.seed, probes=config.probes,
         metrics=config.metrics, permuted=config.permuted, n_jobs=config.n_jobs, overwrite=config.overwrite,
         keep_predictions=config.keep_predictions, progress=progress, on_plan=on_plan,
-        about={"config": config.model_dump(mode="json", exclude_defaults=True)},
+        about={"config": config.model_dump(mode="json", exclude_defaults=True)}, ceilings=config.load_ceilings(screen),
     )  # fmt: skip
     write_text(Path(config.out) / "config.yaml", config.to_yaml())
     return results
@@ -47,6 +48,7 @@ def write_leaderboard(
     metric: str | None = None,
     fallback: str = "filled",
     probes: Sequence[str] | None = None,
+    ceiling: str | None = None,
 ) -> None:
     """Write the leaderboard of a results folder as ``.html``, ``.csv`` or ``.parquet``, by the suffix of ``out``."""
     from panmodal.evaluation.store import Store
@@ -55,11 +57,13 @@ def write_leaderboard(
 
     store, out = Store(path), Path(out)
     scores = store.scores()
+    options: dict[str, Any] = {"metric": metric, "fallback": fallback, "probes": probes, "ceiling": ceiling,
+                               "rows": store.perturbations(), "ceilings": store.ceilings()}  # fmt: skip
     if out.suffix == ".html":
         runs = [r for _, r in store.runs()]
-        write_text(out, render_page(scores, metric=metric, fallback=fallback, probes=probes, runs=runs))
+        write_text(out, render_page(scores, runs=runs, **options))
         return
-    board = leaderboard(scores, metric=metric, fallback=fallback, probes=probes)
+    board = leaderboard(scores, **options)
     if out.suffix == ".csv":
         write_text(out, board.to_csv(index=False))
     elif out.suffix == ".parquet":

@@ -13,6 +13,8 @@ from panmodal.embeddings.embedded import EMBEDDED, embedded_embedding
 from panmodal.embeddings.embedding import Embedding
 from panmodal.embeddings.reading import obsm_keys, read_embedding
 from panmodal.errors import InputError, some
+from panmodal.evaluation.ceilings import find_ceilings
+from panmodal.screens.ceilings import Ceilings
 from panmodal.screens.embedded import EMBEDDED_SCREENS, embedded_screen
 from panmodal.screens.reading import read_screen
 from panmodal.screens.screen import Screen
@@ -89,6 +91,7 @@ class RunConfig(BaseModel):
     overwrite: Literal["never", "missing", "always"] = "missing"
     keep_predictions: bool = True
     allow_pickle: bool = False
+    ceilings: str | bool | None = None
 
     @field_validator("embeddings", mode="before")
     @classmethod
@@ -117,6 +120,12 @@ class RunConfig(BaseModel):
             context_col=list(self.context_col) if self.context_col else None, context=self.context,
             contexts=list(self.contexts) if self.contexts else None, drop_controls=self.drop_controls,
         )  # fmt: skip
+
+    def load_ceilings(self, screen: Screen) -> Ceilings | None:
+        """Read the ceilings named, or those beside the screen's file (``ceilings: false`` for none)."""
+        if self.ceilings is False:
+            return None
+        return find_ceilings(self.ceilings if isinstance(self.ceilings, str) else None, self.screen, screen)
 
     def load_embeddings(self) -> list[Embedding]:
         """Read all embeddings; ``id_col`` holds for those that do not name their own."""

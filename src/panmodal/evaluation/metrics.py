@@ -193,6 +193,8 @@ class Metric:
         Value that an undefined row contributes to a mean: 0 for metrics that are undefined exactly where no deviation
         from the train mean is predicted (else leaving ids uncovered would raise the filled-in score). None: undefined
         rows are left out and counted.
+    reliability
+        Whether it is a correlation of the values themselves, so that the Spearman-Brown formula holds for it.
     rule
         Version of the formula.
     """
@@ -202,6 +204,7 @@ class Metric:
     higher_is_better: bool
     kinds: tuple[str, ...] = CONTINUOUS
     no_skill: float | None = None
+    reliability: bool = False
     rule: int = 1
 
     @property
@@ -216,11 +219,11 @@ METRICS = {
         Metric("L2", l2, higher_is_better=False),
         Metric("MSE", mse, higher_is_better=False),
         Metric("MAE", mae, higher_is_better=False),
-        Metric("Pearson", pearson, higher_is_better=True),
+        Metric("Pearson", pearson, higher_is_better=True, reliability=True),
         Metric("Spearman", spearman, higher_is_better=True),
-        Metric("Pearson_centred", pearson_centred, higher_is_better=True, no_skill=0.0),
+        Metric("Pearson_centred", pearson_centred, higher_is_better=True, no_skill=0.0, reliability=True),
         Metric("Spearman_centred", spearman_centred, higher_is_better=True, no_skill=0.0),
-        Metric("cosine", cosine, higher_is_better=True),
+        Metric("cosine", cosine, higher_is_better=True, reliability=True),
         Metric("PDS_L1", discrimination_l1, higher_is_better=True),
         Metric("PDS_L2", discrimination_l2, higher_is_better=True),
         Metric("PDS_cosine", discrimination_cosine, higher_is_better=True),

@@ -12,6 +12,7 @@ import pandas as pd
 
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, StoreError
+from panmodal.evaluation.ceilings import store_ceilings
 from panmodal.evaluation.execute import Options, run_groups, store_scores
 from panmodal.evaluation.metrics import METRICS, Comparison, metrics_for
 from panmodal.evaluation.plan import Plan, make_plan
@@ -19,6 +20,7 @@ from panmodal.evaluation.scores import tidy_scores
 from panmodal.evaluation.store import Store, describe_conflicts, safe_name
 from panmodal.evaluation.trials import Trial
 from panmodal.evaluation.workspace import lay_out, work_folder
+from panmodal.screens.ceilings import Ceilings
 from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split, make_split
 
@@ -59,7 +61,8 @@ class Results:
         """Make the leaderboard of the folder; see :func:`panmodal.insight.leaderboard.leaderboard`."""
         from panmodal.insight.leaderboard import leaderboard
 
-        return leaderboard(self.scores, **options)
+        store = Store(self.path)
+        return leaderboard(store.scores(), rows=store.perturbations(), ceilings=store.ceilings(), **options)
 
 
 def run(
@@ -79,6 +82,7 @@ def run(
     progress: Progress | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     about: dict[str, Any] | None = None,
+    ceilings: Ceilings | None = None,
 ) -> Results:
     """Benchmark embeddings on a screen.
 
@@ -110,6 +114,8 @@ def run(
         Called with the plan before anything is computed.
     about
         Recorded with the run (config, files).
+    ceilings
+        What the experiment's noise allows (``panmodal ceiling``); scored with the same metrics and kept in the folder.
 
     Raises
     ------
@@ -134,8 +140,11 @@ def run(
     for context in screen.contexts:
         ids, values = screen.responses(context)
         store.write_responses(screen.digest(context), ids, values, readouts)
-    store.save_run(plan.trials, {**(about or {}), **_inputs(plan)})
+    inputs = _inputs(plan) | ({"ceilings": str(ceilings.path.resolve())} if ceilings else {})
+    store.save_run(plan.trials, {**(about or {}), **inputs})
     computed = _execute(plan, store, chosen, overwrite, n_jobs, keep_predictions, progress)
+    if ceilings is not None:
+        store_ceilings(store, ceilings, screen, split, chosen, n_jobs or os.cpu_count() or 1)
     compile_scores(store)
     return Results(store.path, plan, computed, len(plan.trials) - computed)
 
@@ -254,6 +263,7 @@ def compile_scores(store: Store) -> pd.DataFrame:
     scores = tidy_scores(rows, pd.DataFrame(labels))
     scores = scores.merge(pd.DataFrame(available, columns=["trial", "metric"]), on=["trial", "metric"])
     store.write_table("perturbations", rows)
+    store.compile_ceilings()
     store.write_table("scores", scores)
     return scores
 

@@ -233,6 +233,65 @@ class Store:
         table, record = _read(self.path / "responses" / f"{digest}.parquet")
         return table["pert_id"].to_pylist(), _unpacked(table, "response"), list(record["readouts"])
 
+    # --- ceilings ----------------------------------------------------------------------------------------------------
+
+    def _ceilings_path(self, labels: Sequence[Any]) -> Path:
+        return self.path / "ceilings" / f"{digest_json(list(labels))}.parquet"
+
+    def has_ceilings(self, labels: Sequence[Any], key: str) -> bool:
+        """Whether the ceilings of a task's fold are there and depend on the same (``key``)."""
+        path = self._ceilings_path(labels)
+        try:
+            return path.exists() and _read(path, ["fold"])[1].get("key") == key
+        except StoreError:
+            return False
+
+    def write_ceilings(self, labels: Sequence[Any], key: str, about: dict[str, Any], frame: pd.DataFrame) -> None:
+        """Store the ceilings of a task's fold; ``labels`` are its screen, context, response, split and fold.
+
+        ``about`` has the digests of the responses and of the split, by which ceilings of replaced trials are told.
+        """
+        import pyarrow as pa
+
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        _write(
+            table.replace_schema_metadata({META: json.dumps({**about, "key": key}).encode()}),
+            self._ceilings_path(labels),
+        )
+
+    def compile_ceilings(self) -> pd.DataFrame | None:
+        """Gather the ceilings that belong to the trials planned into ``ceilings.parquet``; None if there are none."""
+        valid = {
+            (t.screen, t.context, t.response, t.split, t.fold): (t.depends["responses"], t.depends["split"])
+            for t in self.trials()
+        }
+        frames = []
+        for path in sorted((self.path / "ceilings").glob("*.parquet")):
+            try:
+                table, about = _read(path)
+            except StoreError:
+                continue  # as good as absent; the next run computes it again
+            frame = table.to_pandas()
+            labels = tuple(frame.loc[0, ["screen", "context", "response", "split", "fold"]])
+            if valid.get(labels) == (about["responses"], about["split"]):
+                frames.append(frame)
+        if not frames:
+            return None
+        compiled = pd.concat(frames, ignore_index=True)
+        self.write_table("ceilings", compiled)
+        return compiled
+
+    def ceilings(self) -> pd.DataFrame | None:
+        """Read ``ceilings.parquet``: one row per fold, estimator and test perturbation; None if the run had no ceilings."""
+        path = self.path / "ceilings.parquet"
+        return _read(path)[0].to_pandas() if path.exists() else None
+
+    def write_quality(self, screen: str, frame: pd.DataFrame) -> None:
+        """Put the facts of a screen's perturbations into ``quality.parquet``, in place of older ones of the same screen."""
+        path = self.path / "quality.parquet"
+        others = [_read(path)[0].to_pandas().query("screen != @screen")] if path.exists() else []
+        self.write_table("quality", pd.concat([*others, frame.assign(screen=screen)], ignore_index=True))
+
     # --- tables ------------------------------------------------------------------------------------------------------
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:

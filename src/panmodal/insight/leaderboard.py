@@ -10,9 +10,8 @@ import pandas as pd
 from panmodal.errors import InputError, some
 from panmodal.evaluation.metrics import METRICS, metrics_for
 from panmodal.evaluation.scores import FALLBACKS
+from panmodal.insight.gaps import METHOD, ORACLE, TASK, gap_table
 
-TASK = ["screen", "context", "response", "split"]
-METHOD = ["embedding", "probe"]
 NEEDED = [
     *TASK,
     *METHOD,
@@ -49,6 +48,11 @@ def primary_metric(response: str) -> str:
     return serving[0].name
 
 
+def ceiling_name(by: str) -> str:
+    """Name a ceiling in a sentence."""
+    return "the idealised oracle" if by.startswith(f"{ORACLE}, ") else f"the {by.replace('_', ' ')} ceiling"
+
+
 def gap_closed(score: pd.Series, floor: pd.Series, ceiling: pd.Series, higher_is_better: bool) -> pd.Series:
     """Share of the way from floor to ceiling: (floor - score) / (floor - ceiling), never clipped.
 
@@ -71,8 +75,10 @@ def _above_floor(rows: pd.DataFrame) -> pd.Series:
     return _better(rows["mean"], rows["floor"], True).where(higher, _better(rows["mean"], rows["floor"], False))
 
 
-def leaderboard(scores: pd.DataFrame, *, metric: str | None = None, fallback: str = "filled",
-                probes: Sequence[str] | None = None) -> pd.DataFrame:  # fmt: skip
+def leaderboard(
+    scores: pd.DataFrame, *, metric: str | None = None, fallback: str = "filled", probes: Sequence[str] | None = None,
+    rows: pd.DataFrame | None = None, ceilings: pd.DataFrame | None = None, ceiling: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Rank embeddings on every task.
 
     Parameters
@@ -86,16 +92,21 @@ def leaderboard(scores: pd.DataFrame, *, metric: str | None = None, fallback: st
         is refused: it compares different ids.
     probes
         Keep only these probes (baselines always stay).
+    rows, ceilings
+        ``perturbations.parquet`` and ``ceilings.parquet``. With rows, the gap closed has an interval; with ceilings too, it is
+        measured to a noise ceiling rather than to the idealised oracle.
+    ceiling
+        Estimator of the ceiling; the first there is (``experimental_error``, ..., else ``idealised``) unless given.
 
     Returns
     -------
     pandas.DataFrame
         One row per task and method, best first: task columns, ``embedding``, ``probe``, ``role``, ``modality``, ``rank``
         (embeddings only; ties share the lower rank), ``mean`` and ``sd`` over folds, ``n_folds`` (folds with a score, of all
-        seeds), ``folds_above_floor`` (folds in which it beats that fold's floor), ``gap_closed``, ``floor``, ``ceiling``,
-        ``floor_by`` and ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), and
-        ``filled``, ``covered``, ``common`` (the mean under each rule; ``covered`` is for reading one row, never for
-        comparing two), ``n_undefined``.
+        seeds), ``folds_above_floor`` (folds in which it beats that fold's floor), ``gap_closed`` with its 95 % interval
+        ``gap_low`` to ``gap_high`` (see :func:`panmodal.insight.gaps.gap_table`), ``floor``, ``ceiling``, ``floor_by`` and
+        ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), and ``filled``, ``covered``,
+        ``common`` (the mean under each rule; ``covered`` is for reading one row, never for comparing two), ``n_undefined``.
 
     Raises
     ------
@@ -117,15 +128,32 @@ def leaderboard(scores: pd.DataFrame, *, metric: str | None = None, fallback: st
             raise InputError(f"no results for probe {some(unknown)}; there are {some(scores['probe'].unique(), 12)}.")
         scores = scores[scores["probe"].isin(probes) | (scores["role"] == "baseline")]
     boards = []
-    for task, rows in scores.groupby(TASK, sort=False):
+    for task, own in scores.groupby(TASK, sort=False):
         response = str(task[2])
         name = metric or primary_metric(response)
-        chosen = rows[rows["metric"] == name]
+        chosen = own[own["metric"] == name]
         if not chosen.empty:
-            boards.append(_one_task(chosen, name, fallback))
+            board = _one_task(chosen, name, fallback)
+            if rows is not None:
+                board = _with_gaps(board, gap_table(chosen, rows, ceilings, metrics=[name], fallback=fallback), ceiling)
+            boards.append(board)
     if not boards:
         raise InputError(f"no scores of metric {metric!r}; there are {some(scores['metric'].unique(), 20)}.")
     return pd.concat(boards, ignore_index=True)
+
+
+def _with_gaps(board: pd.DataFrame, gaps: pd.DataFrame, ceiling: str | None) -> pd.DataFrame:
+    """Put the chosen ceiling's columns into the leaderboard of one task."""
+    there = list(dict.fromkeys(gaps["estimator"]))
+    if ceiling is not None and ceiling not in there:
+        raise InputError(
+            f"no ceiling {ceiling!r} for {board.iloc[0]['screen']}, {board.iloc[0]['context']}; there are {some(there)}."
+        )
+    defined = [e for e in there if gaps.loc[gaps["estimator"] == e, "ceiling"].notna().any()]
+    chosen = gaps[gaps["estimator"] == (ceiling or (defined or there)[0])]
+    columns = ["ceiling", "ceiling_by", "gap_closed", "gap_low", "gap_high"]
+    kept = board.drop(columns=columns).merge(chosen[[*METHOD, "role", *columns]], on=[*METHOD, "role"], how="left")
+    return kept[board.columns]
 
 
 def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
@@ -152,6 +180,7 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     board["metric"], board["fallback"] = name, fallback
     board["floor"], board["floor_by"], board["ceiling"], board["ceiling_by"] = floor, floor_by, ceiling, ceiling_by
     board["gap_closed"] = gap_closed(board["mean"], board["floor"], board["ceiling"], higher)
+    board["gap_low"] = board["gap_high"] = np.nan
     # Fold 0 of another seed holds other ids.
     baseline = used[used["role"] == "baseline"].groupby(["fold", "seed"])["value"]
     per_fold = (baseline.max() if higher else baseline.min()).rename("reference")
@@ -165,7 +194,7 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     board = board.sort_values("mean", ascending=not higher, na_position="last", kind="stable")
     columns = [
         *TASK, *METHOD, "role", "modality", "simulated", "metric", "fallback", "rank", "mean", "sd", "n_folds",
-        "folds_above_floor", "gap_closed", "floor", "floor_by", "ceiling", "ceiling_by", "coverage",
+        "folds_above_floor", "gap_closed", "gap_low", "gap_high", "floor", "floor_by", "ceiling", "ceiling_by", "coverage",
         "filled", "covered", "common", "n_undefined",
     ]  # fmt: skip
     return board[columns]
@@ -227,7 +256,12 @@ def summary(board: pd.DataFrame) -> list[str]:
                 text += f"; {worse} of {len(ranked)} methods are no better than the floor on average"
             text += _fooled(rows, n)
         if np.isfinite(best["gap_closed"]):
-            text += f"; {round(100 * best['gap_closed'])} % of the gap to the idealised oracle is closed"
+            text += f"; {round(100 * best['gap_closed'])} % of the gap to {ceiling_name(best['ceiling_by'])} is closed"
+            if np.isfinite(best["gap_low"]):
+                text += f" (95 % interval {round(100 * best['gap_low'])} to {round(100 * best['gap_high'])} %)"
+        elif np.isfinite(best["floor"]) and np.isfinite(best["ceiling"]):
+            text += (f"; gap closed is undefined: {ceiling_name(best['ceiling_by'])} ({best['ceiling']:.4g}) is not better than the "
+                     "floor, the noise being as large as the responses")  # fmt: skip
         sentences.append(text + ".")
     return sentences
 

@@ -11,9 +11,11 @@ import pandas as pd
 
 from panmodal._version import __version__
 from panmodal.evaluation.metrics import METRICS
-from panmodal.insight.leaderboard import TASK, leaderboard, overall, summary
+from panmodal.insight.gaps import ORACLE, TASK, gap_table
+from panmodal.insight.leaderboard import ceiling_name, leaderboard, overall, summary
 from panmodal.insight.plots import fold_plot, to_svg
-from panmodal.insight.terminal import NOTE, number, task_title
+from panmodal.insight.terminal import interval, note_for, number, task_title
+from panmodal.screens.ceilings import ESTIMATORS
 
 
 def render_page(
@@ -23,6 +25,9 @@ def render_page(
     fallback: str = "filled",
     probes: Sequence[str] | None = None,
     runs: Sequence[Mapping[str, Any]] = (),
+    rows: pd.DataFrame | None = None,
+    ceilings: pd.DataFrame | None = None,
+    ceiling: str | None = None,
     title: str = "panmodal leaderboard",
 ) -> str:
     """Render the leaderboard page.
@@ -31,7 +36,7 @@ def render_page(
     ----------
     scores
         The tidy score table.
-    metric, fallback, probes
+    metric, fallback, probes, rows, ceilings, ceiling
         As in :func:`panmodal.insight.leaderboard.leaderboard`.
     runs
         Records of the runs behind the table (cards, split, screen), for the methods section.
@@ -40,7 +45,11 @@ def render_page(
     """
     import jinja2
 
-    board = leaderboard(scores, metric=metric, fallback=fallback, probes=probes)
+    board = leaderboard(
+        scores, metric=metric, fallback=fallback, probes=probes, rows=rows, ceilings=ceilings, ceiling=ceiling
+    )
+    used = list(dict.fromkeys(board["metric"]))
+    gaps = None if rows is None else gap_table(scores, rows, ceilings, metrics=used, fallback=fallback)
     other = "common" if fallback == "filled" else "filled"
     tasks = []
     for number_, (_, rows) in enumerate(board.groupby(TASK, sort=False)):
@@ -49,20 +58,46 @@ def render_page(
             "anchor": f"task-{number_ + 1}", "title": heading, "metric": rows.iloc[0]["metric"],
             "simulated": bool(rows.iloc[0]["simulated"]), "rows": rows.to_dict("records"),
             "figure": to_svg(fold_plot(scores, rows), f"task-{number_ + 1}"), "figure_title": f"Folds: {heading}",
+            "ceiling": ceiling_name(str(rows.iloc[0]["ceiling_by"])) if rows.iloc[0]["ceiling_by"] else "",
+            "gaps": _gap_rows(gaps, rows),
         })  # fmt: skip
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["number"] = number
+    environment.filters["interval"] = interval
     template = environment.from_string(files("panmodal.insight").joinpath("page.html.j2").read_text(encoding="utf-8"))
     cards, screens, splits = _inputs(runs)
-    used = list(dict.fromkeys(board["metric"]))
+    downloads = [("leaderboard.csv", _data_uri(board)), ("overall.csv", _data_uri(overall(board)))]
+    if gaps is not None:
+        downloads.append(("gaps.csv", _data_uri(gaps)))
     return template.render(
         title=title, version=__version__, tasks=tasks, overall=overall(board).to_dict("records"), other=other,
-        fallback=fallback, sentences=summary(board), note=NOTE, cards=cards, screens=screens, splits=splits,
+        fallback=fallback, sentences=summary(board), note=note_for(board), cards=cards, screens=screens, splits=splits,
         metrics=[METRICS[m] for m in used], simulated=bool(board["simulated"].any()),
-        downloads=[("leaderboard.csv", _data_uri(board)), ("overall.csv", _data_uri(overall(board)))],
+        downloads=downloads, estimators=[ESTIMATORS[e] for e in (ceilings["estimator"].unique() if ceilings is not None else ())],
     )  # fmt: skip
+
+
+def _gap_rows(gaps: pd.DataFrame | None, board: pd.DataFrame) -> dict[str, Any]:
+    """Gap closed of a task's ranked methods by every ceiling, best methods first; empty where there is one ceiling only."""
+    if gaps is None:
+        return {}
+    first = board.iloc[0]
+    own = gaps[(gaps[TASK] == first[TASK]).all(axis=1) & (gaps["metric"] == first["metric"])]
+    names = [e for e in dict.fromkeys(own["estimator"]) if own.loc[own["estimator"] == e, "ceiling"].notna().any()]
+    if len(names) < 2:
+        return {}
+    order = board[board["role"] == "embedding"]
+    methods = list(zip(order["embedding"], order["probe"], strict=True))
+    cells = {(r.embedding, r.probe, r.estimator): r for r in own.itertuples()}
+    heads = [(e, ceiling_name(own.loc[own["estimator"] == e, "ceiling_by"].iloc[0]).removeprefix("the ").removesuffix(" ceiling"),
+              float(own.loc[own["estimator"] == e, "ceiling"].iloc[0])) for e in names]  # fmt: skip
+    return {
+        "heads": heads,
+        "rows": [(e, p, [cells[e, p, name] for name in names]) for e, p in methods],
+        "oracle": ORACLE in names,
+    }
 
 
 def _data_uri(frame: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from panmodal.insight.leaderboard import METHOD, TASK
+from panmodal.insight.leaderboard import METHOD, TASK, ceiling_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ INK = "#010203"
 
 
 def fold_plot(scores: pd.DataFrame, board: pd.DataFrame) -> Figure:
-    """Draw one task: a box over folds and a dot per fold for every embedding and probe, with floor and oracle as lines.
+    """Draw one task: a box over folds and a dot per fold for every embedding and probe, with floor and ceiling as lines.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def fold_plot(scores: pd.DataFrame, board: pd.DataFrame) -> Figure:
     if np.isfinite(first["floor"]):
         axes.axvline(first["floor"], color=INK, linestyle="--", linewidth=1, label=f"floor ({first['floor_by']})")
     if np.isfinite(first["ceiling"]):
-        _mark_ceiling(axes, float(first["ceiling"]))
+        _mark_ceiling(axes, float(first["ceiling"]), ceiling_name(first["ceiling_by"]).removeprefix("the "))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     rule = "train mean where not covered" if first["fallback"] == "filled" else "ids covered by all embeddings"
@@ -76,15 +76,15 @@ def fold_plot(scores: pd.DataFrame, board: pd.DataFrame) -> Figure:
     return figure
 
 
-def _mark_ceiling(axes: Axes, ceiling: float) -> None:
-    """Draw the oracle as a line, or point to it where showing it would squeeze everything else."""
+def _mark_ceiling(axes: Axes, ceiling: float, name: str) -> None:
+    """Draw the ceiling as a line, or point to it where showing it would squeeze everything else."""
     low, high = axes.get_xlim()
     if low - (high - low) / 2 <= ceiling <= high + (high - low) / 2:
-        axes.axvline(ceiling, color=INK, linestyle=":", linewidth=1, label="idealised oracle")
+        axes.axvline(ceiling, color=INK, linestyle=":", linewidth=1, label=name)
         return
     axes.set_xlim(low, high)
     left = ceiling < low
-    text = f"◀ idealised oracle {ceiling:.3g}" if left else f"idealised oracle {ceiling:.3g} ▶"
+    text = f"◀ {name} {ceiling:.3g}" if left else f"{name} {ceiling:.3g} ▶"
     axes.text(0.01 if left else 0.99, 1.0, text, transform=axes.transAxes, ha="left" if left else "right", va="bottom",
               fontsize=8)  # fmt: skip
 

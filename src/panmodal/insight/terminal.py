@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from panmodal.evaluation.metrics import METRICS
-from panmodal.insight.leaderboard import TASK, overall
+from panmodal.insight.gaps import ORACLE, TASK
+from panmodal.insight.leaderboard import ceiling_name, overall
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {"embedding": "", "baseline": "dim", "control": "dim", "oracle": "dim italic"}
 NOTE = (
-    "gap closed: 0 is the floor (better of no change and train mean), 1 the idealised oracle, which has seen the answers and is "
-    "no noise ceiling. Baselines, controls and oracles are not ranked. 'common': test ids that every embedding covers."
+    "gap closed: 0 is the floor (better of no change and train mean), 1 the ceiling, not clipped, with a 95 % interval over "
+    "perturbations. Baselines, controls and oracles are not ranked. 'common': test ids that every embedding covers."
 )
+ORACLE_NOTE = (
+    " The idealised oracle, where it is the ceiling, has seen the answers; panmodal ceiling makes noise ceilings."
+)
+
+
+def note_for(board: pd.DataFrame) -> str:
+    """Say how to read a leaderboard."""
+    oracle = board["ceiling_by"].astype(str).str.startswith(f"{ORACLE}, ").any()
+    return NOTE + (ORACLE_NOTE if oracle else "")
+
+
+def interval(row: Any) -> str:
+    """Format the interval of the gap closed; nothing where there is none."""
+    low, high = (row["gap_low"], row["gap_high"]) if isinstance(row, dict) else (row.gap_low, row.gap_high)
+    return "" if pd.isna(low) else f"{number(low, 2)} … {number(high, 2)}"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -43,12 +59,13 @@ def task_tables(board: pd.DataFrame, limit: int | None = None) -> list[Table]:
     tables = []
     for _, rows in board.groupby(TASK, sort=False):
         first = rows.iloc[0]
+        intervals = ["95 % interval"] if rows["gap_low"].notna().any() else []
         other = "common" if first["fallback"] == "filled" else "filled"
         table = Table(title=escape(task_title(rows)), title_justify="left", title_style="bold", header_style="bold")
         table.add_column("rank", justify="right")
         table.add_column("embedding", overflow="fold")
         table.add_column("probe")
-        for column in (str(first["metric"]), "± sd", "gap closed", "above floor", "coverage", other):
+        for column in (str(first["metric"]), "± sd", "gap closed", *intervals, "above floor", "coverage", other):
             table.add_column(column, justify="right")
         shown = (
             rows if limit is None else pd.concat([rows[rows["rank"].notna()].head(limit), rows[rows["rank"].isna()]])
@@ -58,10 +75,14 @@ def task_tables(board: pd.DataFrame, limit: int | None = None) -> list[Table]:
             note = {"oracle": " (oracle)", "control": " (control)"}.get(row.role, "")
             table.add_row(
                 "" if pd.isna(row.rank) else str(row.rank), escape(f"{row.embedding}{note}"), escape(str(row.probe)),
-                number(row.mean), number(row.sd), number(row.gap_closed), f"{row.folds_above_floor}/{row.n_folds}",
+                number(row.mean), number(row.sd), number(row.gap_closed), *([interval(row)] if intervals else []), f"{row.folds_above_floor}/{row.n_folds}",
                 "" if row.role == "baseline" else f"{100 * row.coverage:.0f} %", number(getattr(row, other)),
                 style=STYLES.get(row.role, ""),
             )  # fmt: skip
+        if first["ceiling_by"]:
+            table.caption = escape(f"ceiling: {ceiling_name(first['ceiling_by'])}, {number(first['ceiling'])}; "
+                                   f"floor: {first['floor_by']}, {number(first['floor'])}")  # fmt: skip
+            table.caption_justify = "left"
         tables.append(table)
     return tables
 

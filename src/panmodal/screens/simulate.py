@@ -27,6 +27,14 @@ from panmodal.screens.screen import Screen
 N_LATENT = 12
 MODULES = 15
 DIMS = 64
+PLANTED = {
+    "sim-full": "all planted latents, rotated",
+    "sim-half": "half of the planted latents, rotated",
+    "sim-noisy": "planted latents under noise of twice their size, rotated",
+    "sim-partial": "all planted latents, for 60 % of the ids only",
+    "sim-unrelated": "latents that have nothing to do with the responses",
+}
+"""Planted embeddings and what they know."""
 
 
 def simulate_responses(

@@ -1,0 +1,134 @@
+"""From draws to ceilings: every metric of every estimator, for each test perturbation of each fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from panmodal._digest import digest_json
+from panmodal.evaluation.metrics import METRICS, Comparison, Metric, metrics_for, score_rows
+from panmodal.evaluation.store import Store
+from panmodal.evaluation.workspace import train_mean
+from panmodal.screens.ceilings import Ceilings, Estimator
+from panmodal.screens.screen import Screen
+from panmodal.screens.splits import Split
+
+TASK_COLUMNS = ("screen", "context", "response", "split", "fold", "estimator", "pert_id")
+RULE = 1
+"""Version of how draws become a ceiling; raise it when results change."""
+
+
+def step_up(r: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spearman-Brown: reliability 2 r / (1 + r) of the whole from the correlation r of two halves; r where not positive."""
+    return np.where(r > 0, 2 * r / (1 + np.maximum(r, 0)), r)
+
+
+def summarise(values: NDArray[np.float64], metric: Metric, estimator: Estimator) -> NDArray[np.float64]:
+    """Ceiling of each perturbation from its values over draws (draws x perturbations); NaN where no draw is defined.
+
+    Estimators with a quantile q take the q quantile of errors, and 1 - q of metrics where higher is better; the others the mean,
+    stepped up by Spearman-Brown for correlations where both sides come from half of the cells.
+    """
+    out = np.full(values.shape[1], np.nan)
+    for k in np.flatnonzero(~np.isnan(values).all(axis=0)):
+        own = values[:, k][~np.isnan(values[:, k])]
+        if estimator.quantile is None:
+            out[k] = own.mean()
+        else:
+            out[k] = np.quantile(own, 1 - estimator.quantile if metric.higher_is_better else estimator.quantile)
+    return step_up(out) if metric.reliability and estimator.half_size else out
+
+
+def fold_ceilings(
+    ceilings: Ceilings, screen: Screen, split: Split, context: str, fold: int, metrics: Sequence[Metric]
+) -> pd.DataFrame:
+    """Score the draws of one context and fold: one row for each estimator and test perturbation.
+
+    Returns
+    -------
+    pandas.DataFrame
+        :data:`TASK_COLUMNS`, ``n_draws`` (draws in which it is defined) and one column for each metric.
+    """
+    ids, values = screen.responses(context)
+    train, test = split.sides(ids, fold)
+    place = {i: k for k, i in enumerate(ids)}
+    mean = train_mean(values, [place[i] for i in train])
+    point = values[[place[i] for i in test]]
+    frames = []
+    for estimator in ceilings.estimators(context):
+        draws: list[dict[str, NDArray[np.float64]]] = []
+        counted = np.zeros(len(test), dtype=np.int64)
+        for truth, prediction in ceilings.pairs(context, estimator, test, point, mean):
+            whole = np.isfinite(truth).all(axis=1) & np.isfinite(prediction).all(axis=1)
+            scored = {m.name: np.full(len(test), np.nan) for m in metrics}
+            if whole.any():
+                for name, own in score_rows(Comparison(prediction[whole], truth[whole], mean), metrics).items():
+                    # Undefined because no deviation is predicted is no skill; a draw without cells does not count at all.
+                    scored[name][whole] = (
+                        own if (known := METRICS[name].no_skill) is None else np.nan_to_num(own, nan=known)
+                    )
+            counted += whole
+            draws.append(scored)
+        columns = {m.name: summarise(np.stack([d[m.name] for d in draws]), m, estimator) for m in metrics}
+        labels = (screen.name, context, screen.response, split.name, fold, estimator.name)
+        frame = pd.DataFrame(dict(zip(TASK_COLUMNS, labels, strict=False)), index=range(len(test)))
+        frames.append(frame.assign(pert_id=test, n_draws=counted, **columns))
+    return pd.concat(frames, ignore_index=True)
+
+
+def store_ceilings(store: Store, ceilings: Ceilings, screen: Screen, split: Split, metrics: Sequence[str], n_jobs: int,
+                   progress: Callable[[int, int], None] | None = None) -> None:  # fmt: skip
+    """Compute the ceilings of every (context, fold) that the folder does not hold yet.
+
+    Raises
+    ------
+    InputError
+        The ceilings were made for other responses.
+    """
+    from joblib import Parallel, delayed
+
+    ceilings.check(screen)
+    chosen = [m for m in metrics_for(screen.response) if m.name in metrics]
+    jobs = []
+    for context in (c for c in screen.contexts if c in ceilings.contexts):
+        for fold in split.numbers:
+            key = digest_json({
+                "ceilings": ceilings.digest(context), "split": split.digest, "fold": fold,
+                "metrics": {m.name: m.rule for m in chosen}, "rule": RULE,
+            })  # fmt: skip
+            jobs.append(((screen.name, context, screen.response, split.name, fold), key))
+    todo = [job for job in jobs if not store.has_ceilings(*job)]
+    if progress:
+        progress(0, len(todo))
+    results = Parallel(n_jobs=min(n_jobs, max(1, len(todo))), return_as="generator")(
+        delayed(fold_ceilings)(ceilings, screen, split, labels[1], labels[4], chosen) for labels, _ in todo
+    )
+    for done, ((labels, key), frame) in enumerate(zip(todo, results, strict=True)):
+        store.write_ceilings(labels, key, {"responses": screen.digest(labels[1]), "split": split.digest}, frame)
+        if progress:
+            progress(done + 1, len(todo))
+    quality = pd.concat([ceilings.quality(c) for c in screen.contexts if c in ceilings.contexts], ignore_index=True)
+    store.write_quality(screen.name, quality)
+
+
+def find_ceilings(given: str | None, screen_path: str, screen: Screen) -> Ceilings | None:
+    """Return the ceilings asked for, or those beside the screen's file; None if there are none.
+
+    Raises
+    ------
+    InputError
+        Not there, or made for other responses. Ceilings are for log fold changes: those beside a file read as something else do
+        not apply.
+    """
+    from panmodal.screens.ceilings import read_beside
+
+    if given is None and (screen.response != "lfc" or not Path(screen_path).exists()):
+        return None
+    found = Ceilings(given) if given else read_beside(screen_path)
+    if found is not None:
+        found.check(screen)
+    return found
