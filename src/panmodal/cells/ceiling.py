@@ -213,7 +213,12 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
     done = 0
     with (
         GatheredCells(
-            cells.stream, layout, log_input=cells.options.already_normalised, memory=memory, chunk_values=chunk_values
+            cells.stream,
+            layout,
+            log_input=cells.options.already_normalised,
+            memory=memory,
+            n_jobs=n_jobs,
+            chunk_values=chunk_values,
         ) as held,
         atomic_path(out) as partial,
         h5py.File(partial, "w") as file,
@@ -238,18 +243,16 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
                 return _one_row(held.group([r]), layout.pert_ids[r], context, options, width, layout.matched, cells.test,
                                 has_labels is not None and layout.pert_ids[r] in has_labels)  # fmt: skip
 
-            for run in held.by_bin(rows):
-                held.group(run[:1])  # loads the bin before threads ask for it
-                for r, result in _in_order(pool, one, run, n_jobs):
-                    k = order[layout.pert_ids[r]]
-                    _check_point(result.pop("whole"), point[k], layout.pert_ids[r], name, where)
-                    facts["n_cells"][k], facts["n_batches"][k] = result.pop("sizes")
-                    facts["reliability"][k] = result.pop("reliability")
-                    for what, values in result.items():
-                        arrays[what][k] = values
-                    done += 1
-                    if progress:
-                        progress(done, len(wanted))
+            for r, result in _in_order(pool, one, rows, n_jobs):
+                k = order[layout.pert_ids[r]]
+                _check_point(result.pop("whole"), point[k], layout.pert_ids[r], name, where)
+                facts["n_cells"][k], facts["n_batches"][k] = result.pop("sizes")
+                facts["reliability"][k] = result.pop("reliability")
+                for what, values in result.items():
+                    arrays[what][k] = values
+                done += 1
+                if progress:
+                    progress(done, len(wanted))
             _quality(facts, context, layout, screen, name, point, order, options, pool, n_jobs, width)
             table = file_group.create_group("quality")
             table.attrs["columns"] = list(QUALITY)

@@ -1,24 +1,26 @@
-"""Cells of one perturbation after the other: gathered in one pass, in memory or in files of blocks of perturbations."""
+"""Cells of one perturbation after the other: put in place in one pass, in memory or in a temporary file."""
 
 from __future__ import annotations
 
+import mmap
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from panmodal.cells.aggregate import CHUNK_VALUES, FIXED, GIB, HELD_CHUNKS, SMALLEST_CHUNK, Progress
 from panmodal.cells.conditions import Layout
-from panmodal.cells.kernels import new_report, normalise
+from panmodal.cells.kernels import new_report, place_cells
 from panmodal.cells.source import BYTES_PER_VALUE, prefetched
 from panmodal.cells.stream import CellStream
 from panmodal.errors import InputError
-
-HEAD = np.dtype([("row", "<i4"), ("batch", "<i4"), ("length", "<i4")])
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Group:
 class GatheredCells:
     """Normalised cells by row; use as a context manager.
 
+    Every cell has its place, sorted by row and batch, before anything is read; one pass over the file fills the places.
+
     Parameters
     ----------
     stream, layout
@@ -61,142 +65,134 @@ class GatheredCells:
     log_input
         Values are log1p of normalised counts already.
     memory
-        Bound, GiB. Cells are kept in memory if they take less than half of it, else in temporary files.
+        Bound, GiB. Cells that take more than half of it go into a temporary file.
+    n_jobs
+        Threads.
+    chunk_values
+        Stored values read at a time; chosen by the memory unless given.
     progress
         Called with (cells read, cells to read).
 
     Raises
     ------
     InputError
-        Values that are no counts; the control cells of one context do not fit the memory.
+        Values that are no counts; too little memory for one chunk or for the control cells of a context.
     """
 
-    def __init__(self, stream: CellStream, layout: Layout, *, log_input: bool = False, memory: float = 4.0,
+    def __init__(self, stream: CellStream, layout: Layout, *, log_input: bool = False, memory: float = 4.0, n_jobs: int = 1,
                  chunk_values: int | None = None, progress: Progress | None = None) -> None:  # fmt: skip
-        self._layout, self._width = layout, len(stream.genes)
-        room = int(memory * GIB) - FIXED - 64 * stream.n_cells
-        self._bins, fits = self._plan(stream, max(room, 1))
-        smallest = SMALLEST_CHUNK * BYTES_PER_VALUE * HELD_CHUNKS
-        if room < 2 * smallest:
-            need = (FIXED + 64 * stream.n_cells + 2 * smallest) / GIB
-            raise InputError(f"--memory {memory:g} GiB is too little: at least {need:.2g} GiB are needed for the annotation and "
-                             "one chunk of cells.")  # fmt: skip
-        values = chunk_values or min(CHUNK_VALUES, max(SMALLEST_CHUNK, room // 4 // (BYTES_PER_VALUE * HELD_CHUNKS)))
-        self._folder = (
-            None if fits else tempfile.TemporaryDirectory(prefix="panmodal-cells-", ignore_cleanup_errors=True)
-        )
-        n_bins = int(self._bins.max()) + 1
-        self._held: list[list[tuple[NDArray, NDArray, NDArray]]] = [[] for _ in range(n_bins)]
-        self.in_memory = fits
-        self._loaded: dict[int, tuple[NDArray, NDArray, NDArray, NDArray]] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._maps: list[Any] = []
+        counts = stream.row_nnz
+        if counts is None:
+            counts = np.concatenate([np.diff(c.indptr) for c, _ in stream.chunks(CHUNK_VALUES)])
+        used = np.flatnonzero(layout.row >= 0)
+        order = used[np.lexsort((layout.batch[used], layout.row[used]))]
+        self._row, self._batch = layout.row[order], layout.batch[order]
+        self._begin = np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64)
+        self._length = np.zeros(len(order), dtype=np.int32)
+        place = np.full(len(layout.row), -1, dtype=np.int64)
+        place[order] = np.arange(len(order))
+        chunk = self._plan(stream, layout, memory, chunk_values)
         try:
-            for chunk, file in prefetched(stream.chunks(values)):
-                span = slice(chunk.start, chunk.start + chunk.n_cells)
-                report = new_report()
-                scaled = np.empty(len(chunk.values), dtype=np.float32)
-                normalise(chunk.indptr, chunk.values, scaled, log_input, report)
-                stream.refuse_odd(report, chunk, file, log_input)
-                self._add(
-                    chunk.indptr, stream.gene_maps[file][chunk.genes], scaled, layout.row[span], layout.batch[span]
-                )
-                if progress:
-                    progress(chunk.start + chunk.n_cells, stream.n_cells)
+            self._fill(stream, place, log_input, chunk, n_jobs, progress)
         except BaseException:
             self.close()
             raise
 
-    def _plan(self, stream: CellStream, room: int) -> tuple[NDArray[np.int32], bool]:
-        """Deal rows into bins that fit a quarter of the memory each; the control groups of a context share a bin."""
-        layout = self._layout
-        used = layout.row >= 0
-        nnz = stream.row_nnz
-        weight = np.full(len(layout.row), float(self._width)) if nnz is None else nnz.astype(float)
-        sizes = np.bincount(layout.row[used], weights=weight[used], minlength=layout.n_groups) * BYTES_PER_VALUE
-        if nnz is not None and sizes.sum() < room / 2:
-            return np.zeros(layout.n_groups, dtype=np.int32), True
-        bins = np.zeros(layout.n_groups, dtype=np.int32)
-        number = 0
-        for context in dict.fromkeys(layout.control_contexts):
-            bins[layout.n_rows + layout.controls_of(context)] = number
-            number += 1
-        held, context = 0.0, layout.contexts[0]
-        for r in range(layout.n_rows):
-            if held and (held + sizes[r] > room / 4 or layout.contexts[r] != context):
-                number, held = number + 1, 0.0
-            bins[r], held, context = number, held + sizes[r], layout.contexts[r]
-        return bins, False
-
-    def _add(self, indptr: NDArray, genes: NDArray, values: NDArray, row: NDArray, batch: NDArray) -> None:
-        length = np.diff(indptr)
-        keep = genes >= 0
-        cell = np.repeat(np.arange(len(row)), length)
-        keep &= row[cell] >= 0
-        where = np.where(row >= 0, self._bins[row], -1)
-        if not keep.all():
-            genes, values, cell = genes[keep], values[keep], cell[keep]
-        length = np.bincount(cell, minlength=len(row)).astype(np.int32)
-        dtype = np.uint16 if self._width <= 2**16 else np.int32
-        heads = np.empty(len(row), dtype=HEAD)
-        heads["row"], heads["batch"], heads["length"] = row, batch, length
-        of_value = where[cell]
-        for number in np.unique(where[where >= 0]).tolist():
-            here = of_value == number
-            part = (heads[where == number], genes[here].astype(dtype), values[here])
-            if self._folder is None:
-                self._held[number].append(part)
-                continue
-            for name, array in zip(("heads", "genes", "values"), part, strict=True):
-                with (Path(self._folder.name) / f"{number}.{name}").open("ab") as stream:
-                    array.tofile(stream)
-
-    def _load(self, number: int) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """Return the cells of a bin: heads sorted by row and batch, where their values begin, genes and values in file order."""
-        if number in self._loaded:
-            return self._loaded[number]
-        if self._folder is None:
-            parts = self._held[number]
-            heads, genes, values = (np.concatenate([p[k] for p in parts]) for k in range(3))
-            self._held[number] = []
+    def _plan(self, stream: CellStream, layout: Layout, memory: float, chunk_values: int | None) -> int:
+        """Decide where the cells are kept and how many values are read at a time."""
+        stored = int(self._begin[-1])
+        # A control group is used at once, together with copies of its indices.
+        bounds = np.searchsorted(self._row, [layout.n_rows, layout.n_groups])
+        controls = max(
+            (self._size(layout.n_rows + layout.controls_of(c)) for c in set(layout.control_contexts)), default=0
+        )
+        fixed = FIXED + 96 * stream.n_cells
+        largest = max(SMALLEST_CHUNK, *(len(s.genes) for s in stream.sources)) * BYTES_PER_VALUE * HELD_CHUNKS
+        free = int(memory * GIB) - fixed
+        if free < largest + controls or bounds[0] == bounds[1]:
+            need = (fixed + largest + controls) / GIB
+            raise InputError(f"--memory {memory:g} GiB is too little: the annotation, one chunk and the control cells of one context "
+                             f"need {need:.2g} GiB.")  # fmt: skip
+        self.in_memory = stored * BYTES_PER_VALUE <= free / 2
+        if self.in_memory:
+            self._genes: NDArray[np.int32] = np.empty(stored, dtype=np.int32)
+            self._values: NDArray[np.float32] = np.empty(stored, dtype=np.float32)
         else:
-            self._loaded.clear()
-            folder = Path(self._folder.name)
-            dtype = np.uint16 if self._width <= 2**16 else np.int32
-            heads = np.fromfile(folder / f"{number}.heads", dtype=HEAD)
-            genes = np.fromfile(folder / f"{number}.genes", dtype=dtype)
-            values = np.fromfile(folder / f"{number}.values", dtype=np.float32)
-        begins = np.concatenate([[0], np.cumsum(heads["length"], dtype=np.int64)])[:-1]
-        order = np.lexsort((heads["batch"], heads["row"]))
-        self._loaded[number] = (heads[order], begins[order], genes, values)
-        return self._loaded[number]
+            self._folder = tempfile.TemporaryDirectory(prefix="panmodal-cells-", ignore_cleanup_errors=True)
+            self._genes, self._values = (
+                self._file(name, dtype, stored) for name, dtype in (("genes", np.int32), ("values", np.float32))
+            )
+        return chunk_values or min(CHUNK_VALUES, max(SMALLEST_CHUNK, free // 4 // (BYTES_PER_VALUE * HELD_CHUNKS)))
+
+    def _size(self, rows: NDArray[np.intp]) -> int:
+        low, high = np.searchsorted(self._row, [rows.min(), rows.max() + 1])
+        return int(self._begin[high] - self._begin[low]) * BYTES_PER_VALUE
+
+    def _file(self, name: str, dtype: type, size: int) -> Any:
+        assert self._folder is not None
+        path = Path(self._folder.name) / name
+        with path.open("wb") as stream:
+            # Real blocks, so that a full disk is an error here and not a crash of a write to the map.
+            total = max(1, size) * np.dtype(dtype).itemsize
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, total)
+            else:
+                stream.truncate(total)
+        array = np.memmap(path, dtype=dtype, mode="r+", shape=(max(1, size),))
+        self._maps.append(array)
+        return array
+
+    def _release(self) -> None:
+        """Let go of mapped pages, which would count as this process's memory; their content stays in the file."""
+        for array in self._maps:
+            if hasattr(mmap, "MADV_DONTNEED"):
+                array._mmap.madvise(mmap.MADV_DONTNEED)
+
+    def _fill(self, stream: CellStream, place: NDArray[np.int64], log_input: bool, chunk_values: int, n_jobs: int,
+              progress: Progress | None) -> None:  # fmt: skip
+        with ThreadPoolExecutor(n_jobs) as pool:
+            for chunk, file in prefetched(stream.chunks(chunk_values)):
+                own = place[chunk.start : chunk.start + chunk.n_cells]
+                bounds = np.linspace(0, chunk.n_cells, n_jobs + 1).astype(int)
+                reports = [new_report() for _ in range(n_jobs)]
+                work = [
+                    pool.submit(place_cells, chunk.indptr, chunk.genes, chunk.values, bounds[k], bounds[k + 1], own,
+                                stream.gene_maps[file], log_input, self._begin, self._genes, self._values, self._length, reports[k])
+                    for k in range(n_jobs)
+                ]  # fmt: skip
+                for job in work:
+                    job.result()
+                for report in reports:
+                    stream.refuse_odd(report, chunk, file, log_input)
+                self._release()
+                if progress:
+                    progress(chunk.start + chunk.n_cells, stream.n_cells)
 
     def group(self, rows: Sequence[int]) -> Group:
-        """Return the cells of a row, or of the control groups of one context."""
-        heads, begins, genes, values = self._load(int(self._bins[rows[0]]))
-        low = np.searchsorted(heads["row"], min(rows), side="left")
-        high = np.searchsorted(heads["row"], max(rows), side="right")
-        own, begin = heads[low:high], begins[low:high]
-        # Control groups are numbered by batch within a context; a row has its cells sorted by batch already.
-        length = own["length"].astype(np.int64)
+        """Return the cells of a row, or of consecutive rows of one context (its control groups), sorted by batch."""
+        low, high = np.searchsorted(self._row, [min(rows), max(rows) + 1])
+        length = self._length[low:high].astype(np.int64)
+        begin = self._begin[low:high]
         indptr = np.concatenate([[0], np.cumsum(length)])
-        take = np.repeat(begin - indptr[:-1], length) + np.arange(indptr[-1])
-        batches, counts = np.unique(own["batch"], return_counts=True)
+        first, last = int(begin[0]), int(self._begin[high])
+        if last - first == indptr[-1]:
+            genes, values = np.asarray(self._genes[first:last]), np.asarray(self._values[first:last])
+        else:  # genes were left out: cells have gaps behind them
+            take = np.repeat(begin - indptr[:-1], length) + np.arange(indptr[-1])
+            genes, values = np.asarray(self._genes[take]), np.asarray(self._values[take])
+        if self._maps:
+            genes, values = genes.copy(), values.copy()
+            self._release()
+        batches, counts = np.unique(self._batch[low:high], return_counts=True)
         start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return Group(indptr, genes[take].astype(np.int32), values[take], batches.astype(np.int32), start)
-
-    def by_bin(self, rows: Sequence[int]) -> Iterator[list[int]]:
-        """Yield rows in runs that lie in one bin."""
-        run: list[int] = []
-        for r in rows:
-            if run and self._bins[r] != self._bins[run[0]]:
-                yield run
-                run = []
-            run.append(r)
-        if run:
-            yield run
+        return Group(indptr, genes, values, batches.astype(np.int32), start)
 
     def close(self) -> None:
         """Let go of the memory and the temporary files."""
-        self._held, self._loaded = [], {}
+        self._maps = []
+        self._genes, self._values = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -56,13 +56,28 @@ def _look(indptr, values, cell, report, log_input):
 
 
 @compiled
-def normalise(indptr, values, out, log_input, report):
-    """Write log1p(1e4 x / total) of each value to ``out`` (values as they are where ``log_input``)."""
-    for cell in range(len(indptr) - 1):
+def place_cells(
+    indptr, genes, values, low, high, place, gene_map, log_input, begin, to_genes, to_values, length, report
+):
+    """Write the normalised values of the cells low to high of a chunk to their places.
+
+    ``place`` is the place of each cell of the chunk (-1: left out), ``begin`` where a place's values begin, ``length`` gets how many
+    there are; genes mapped to -1 are left out, but count in the cell's total.
+    """
+    for cell in range(low, high):
+        at = place[cell]
+        if at < 0:
+            continue
         total = _look(indptr, values, cell, report, log_input)
         scale = 1e4 / total if total > 0 else 0.0
+        to = begin[at]
         for e in range(indptr[cell], indptr[cell + 1]):
-            out[e] = values[e] if log_input else math.log1p(values[e] * scale)
+            j = gene_map[genes[e]]
+            if j >= 0:
+                to_genes[to] = j
+                to_values[to] = values[e] if log_input else math.log1p(values[e] * scale)
+                to += 1
+        length[at] = to - begin[at]
 
 
 @compiled

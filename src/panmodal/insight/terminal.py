@@ -73,10 +73,12 @@ def task_tables(board: pd.DataFrame, limit: int | None = None) -> list[Table]:
         shown = shown.sort_index() if limit is not None else shown
         for row in shown.itertuples():
             note = {"oracle": " (oracle)", "control": " (control)"}.get(row.role, "")
+            between = [interval(row)] if intervals else []
             table.add_row(
                 "" if pd.isna(row.rank) else str(row.rank), escape(f"{row.embedding}{note}"), escape(str(row.probe)),
-                number(row.mean), number(row.sd), number(row.gap_closed), *([interval(row)] if intervals else []), f"{row.folds_above_floor}/{row.n_folds}",
-                "" if row.role == "baseline" else f"{100 * row.coverage:.0f} %", number(getattr(row, other)),
+                number(row.mean), number(row.sd), number(row.gap_closed), *between,
+                f"{row.folds_above_floor}/{row.n_folds}", "" if row.role == "baseline" else f"{100 * row.coverage:.0f} %",
+                number(getattr(row, other)),
                 style=STYLES.get(row.role, ""),
             )  # fmt: skip
         if first["ceiling_by"]:
