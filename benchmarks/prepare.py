@@ -84,7 +84,7 @@ def scale(folder: Path, cells: int, genes: int, perturbations: int, memory: floa
         f"\n== prepare, {genes} genes, {perturbations} perturbations, --memory {memory:g}, {jobs} threads", flush=True
     )
     print(
-        f"{'cells':>9} {'stored as':>12} {'values':>13} {'file MiB':>9} {'read s':>8} {'prepare s':>10} {'ratio':>6} {'peak GiB':>9}  DEGs"
+        f"{'cells':>9} {'stored as':>12} {'values':>13} {'file MiB':>9} {'read s':>8} {'prepare s':>10} {'ratio':>6} {'GiB':>9}  DEGs"
     )
     for n in (cells // 4, cells // 2, cells):
         made = folder / f"cells{n}.h5ad"
@@ -101,7 +101,8 @@ def scale(folder: Path, cells: int, genes: int, perturbations: int, memory: floa
             read = min(read_only(path) for _ in range(3))
             runs = [prepare_apart(path, memory, jobs) for _ in range(2)]
             seconds, peak, degs = min(r[0] for r in runs), max(r[1] for r in runs), runs[0][2]
-            print(f"{n:9d} {compression or 'uncompressed':>12} {values:13d} {path.stat().st_size / 2**20:9.0f} {read:8.1f} {seconds:10.1f} "
+            mib = path.stat().st_size / 2**20
+            print(f"{n:9d} {compression or 'uncompressed':>12} {values:13d} {mib:9.0f} {read:8.1f} {seconds:10.1f} "
                   f"{seconds / read:6.2f} {peak:9.2f}  {degs}", flush=True)  # fmt: skip
             path.unlink()
         made.unlink()
