@@ -218,10 +218,15 @@ def aggregate(
             for chunk, file in prefetched(stream.chunks(chunk_values or chosen)):
                 span = slice(chunk.start, chunk.start + chunk.n_cells)
                 reports = [new_report() for _ in range(n_jobs)]
+                own_row = row[span]
+                # Stable: the cells of a row are added in the order of the file.
+                order = np.argsort(own_row, kind="stable")
+                order = order[np.searchsorted(own_row[order], 0) :]
+                owned = owner[own_row[order]]
                 work = [
-                    pool.submit(add_cells, chunk.indptr, chunk.genes, chunk.values, row[span], group[span], weight[span], owner == k,
-                                stream.gene_maps[file], log_input, mean, moments[0], moments[1], own, block_targets, slot,
-                                controls.linear, size, reports[k])
+                    pool.submit(add_cells, chunk.indptr, chunk.genes, chunk.values, order[owned == k], own_row, group[span],
+                                weight[span], stream.gene_maps[file], log_input, mean, moments[0], moments[1], own, block_targets,
+                                slot, controls.linear, size, reports[k])
                     for k in range(n_jobs)
                 ]  # fmt: skip
                 for job in work:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 
-TOTAL = 1e4
-"""Counts per cell after normalisation."""
+TABLE = 1024
+"""Cells whose counts are all below this have their logarithms looked up in a table of the cell."""
 FRACTION, NEGATIVE, NOT_FINITE, AT_CELL, AT_VALUE, EMPTY, LARGEST, HIGHEST_TOTAL = range(8)
 """Places in a report: numbers of fractional, negative and non-finite values; chunk cell and position of the first odd one
 (-1 if none); cells without a count; the largest value, and the largest total of a cell after undoing the logarithm."""
@@ -31,28 +31,80 @@ def new_report() -> NDArray[np.float64]:
 @compiled
 def _look(indptr, values, cell, report, log_input):
     """Total of a cell; odd values are counted."""
-    total = 0.0
-    for e in range(indptr[cell], indptr[cell + 1]):
-        value = values[e]
-        odd = False
-        if not math.isfinite(value):
-            report[2] += 1
-            odd = True
-        elif value < 0:
-            report[1] += 1
-            odd = True
-        elif not log_input and value != math.floor(value):
-            report[0] += 1
-            odd = True
-        if odd and report[3] < 0:
-            report[3] = cell
-            report[4] = e
-        report[6] = max(report[6], value)
-        total += math.expm1(value) if log_input else value
+    low, high = indptr[cell], indptr[cell + 1]
+    total, largest, odd = 0.0, 0.0, False
+    if log_input:
+        for e in range(low, high):
+            value = float(values[e])
+            odd |= not value >= 0
+            largest = max(largest, value)
+            total += math.expm1(value)
+    else:
+        for e in range(low, high):
+            value = float(values[e])
+            odd |= not (value >= 0 and value == math.floor(value))
+            largest = max(largest, value)
+            total += value
+    if odd or not math.isfinite(total):
+        _count_odd(indptr, values, cell, report, log_input)
     if total == 0.0:
         report[5] += 1
+    report[6] = max(report[6], largest)
     report[7] = max(report[7], total)
     return total
+
+
+@compiled
+def _count_odd(indptr, values, cell, report, log_input):
+    for e in range(indptr[cell], indptr[cell + 1]):
+        value = float(values[e])
+        if not math.isfinite(value):
+            report[2] += 1
+        elif value < 0:
+            report[1] += 1
+        elif not log_input and value != math.floor(value):
+            report[0] += 1
+        else:
+            continue
+        if report[3] < 0 or cell < report[3]:
+            report[3] = cell
+            report[4] = e
+
+
+@compiled
+def _log_values(indptr, values, cell, report, log_input, table, out):
+    """Write log1p(1e4 x / total) of a cell's values to ``out`` and return 1e4 / total.
+
+    Counts are whole and mostly small: their logarithms are computed once a cell. The choice is made for the whole cell, because a
+    choice for each value would be turned into computing both.
+    """
+    before = report[6]
+    report[6] = 0.0
+    total = _look(indptr, values, cell, report, log_input)
+    largest = report[6]
+    report[6] = max(before, largest)
+    scale = 1e4 / total if total > 0 else 0.0
+    low, high = indptr[cell], indptr[cell + 1]
+    if log_input:
+        for e in range(low, high):
+            out[e - low] = values[e]
+    elif largest < len(table) and largest <= high - low and report[3] < 0:
+        for k in range(int(largest) + 1):
+            table[k] = math.log1p(k * scale)
+        for e in range(low, high):
+            out[e - low] = table[int(values[e])]
+    else:
+        for e in range(low, high):
+            out[e - low] = math.log1p(values[e] * scale)
+    return scale
+
+
+@compiled
+def _longest(indptr):
+    longest = 0
+    for cell in range(len(indptr) - 1):
+        longest = max(longest, indptr[cell + 1] - indptr[cell])
+    return longest
 
 
 @compiled
@@ -64,24 +116,24 @@ def place_cells(
     ``place`` is the place of each cell of the chunk (-1: left out), ``begin`` where a place's values begin, ``length`` gets how many
     there are; genes mapped to -1 are left out, but count in the cell's total.
     """
+    table, logs = np.empty(TABLE), np.empty(_longest(indptr))
     for cell in range(low, high):
         at = place[cell]
         if at < 0:
             continue
-        total = _look(indptr, values, cell, report, log_input)
-        scale = 1e4 / total if total > 0 else 0.0
+        _log_values(indptr, values, cell, report, log_input, table, logs)
         to = begin[at]
         for e in range(indptr[cell], indptr[cell + 1]):
             j = gene_map[genes[e]]
             if j >= 0:
                 to_genes[to] = j
-                to_values[to] = values[e] if log_input else math.log1p(values[e] * scale)
+                to_values[to] = logs[e - indptr[cell]]
                 to += 1
         length[at] = to - begin[at]
 
 
 @compiled
-def add_cells(indptr, genes, values, row, group, weight, mine, gene_map, log_input, mean, first, second, own,
+def add_cells(indptr, genes, values, order, row, group, weight, gene_map, log_input, mean, first, second, own,
               row_targets, gene_slot, control_slots, n_rows, report):  # fmt: skip
     """Add cells to the sums of the rows that belong to this thread.
 
@@ -89,10 +141,10 @@ def add_cells(indptr, genes, values, row, group, weight, mine, gene_map, log_inp
     ----------
     indptr, genes, values
         CSR of the chunk.
+    order
+        The cells to be added, those of a row one after the other, so that its sums stay in the cache.
     row, group, weight
-        Of each cell: row of ``mean`` (-1: left out), row of ``first`` and ``second`` (-1: none), weight in ``mean``.
-    mine
-        Whether this thread owns a row.
+        Of each cell: row of ``mean``, row of ``first`` and ``second`` (-1: none), weight in ``mean``.
     gene_map
         Column of the sums for each gene of the file, -1 for genes left out (they count in the cell's total).
     mean, first, second
@@ -102,18 +154,16 @@ def add_cells(indptr, genes, values, row, group, weight, mine, gene_map, log_inp
     row_targets, gene_slot, control_slots
         Slots of the row's target genes; slot of each column; sums of 1e4 x / total of control rows (number minus ``n_rows``) by slot.
     """
-    for cell in range(len(row)):
+    table, logs = np.empty(TABLE), np.empty(_longest(indptr))
+    for cell in order:
         r = row[cell]
-        if r < 0 or not mine[r]:
-            continue
-        total = _look(indptr, values, cell, report, log_input)
-        scale = 1e4 / total if total > 0 else 0.0
+        scale = _log_values(indptr, values, cell, report, log_input, table, logs)
         g, w = group[cell], weight[cell]
         for e in range(indptr[cell], indptr[cell + 1]):
             j = gene_map[genes[e]]
             if j < 0:
                 continue
-            value = float(values[e]) if log_input else math.log1p(values[e] * scale)
+            value = logs[e - indptr[cell]]
             mean[r, j] += w * value
             if g >= 0:
                 first[g, j] += value

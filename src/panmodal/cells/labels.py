@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from panmodal.cells.deg import MIN_CELLS, MIN_CELLS_PLATE, adjust, labels, vote, welch
+from panmodal.cells.deg import MIN_CELLS, MIN_CELLS_PLATE, adjust, deg_labels, vote, welch
 from panmodal.cells.gather import Group
 from panmodal.cells.kernels import add_moments
 
@@ -91,8 +91,7 @@ def _multiplicities(low: int, high: int, n_cells: int, n_draws: int, rng: np.ran
 
 
 def _labels(n: int, own: tuple[Array, Array], n0: int, first0: Array, second0: Array) -> NDArray[np.int8]:
-    t, p = welch(n, *own, n0, first0, second0)
-    return labels(t, adjust(p))
+    return deg_labels(n, *own, n0, first0, second0)
 
 
 def shrink_weights(group: Group, second_half: NDArray[np.bool_], controls: ControlMoments, width: int) -> Array:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from panmodal._version import __version__
 from panmodal.cells.aggregate import Block, MomentGroups, Progress, aggregate, moment_groups
 from panmodal.cells.conditions import Columns, Layout, choose_rule, find_columns, lay_out
-from panmodal.cells.deg import ALPHA, MIN_CELLS, MIN_CELLS_PLATE, adjust, labels, vote, welch
+from panmodal.cells.deg import ALPHA, MIN_CELLS, MIN_CELLS_PLATE, deg_labels, vote
 from panmodal.cells.stream import CellStream
 from panmodal.errors import InputError, some
 from panmodal.screens.screen import Screen
@@ -184,39 +186,39 @@ def lfc_rows(layout: Layout, block: Block) -> NDArray[np.float64]:
     return out
 
 
-def deg_rows(
-    layout: Layout, groups: MomentGroups, block: Block, alpha: float = ALPHA
-) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+def deg_rows(layout: Layout, groups: MomentGroups, block: Block, alpha: float = ALPHA, n_jobs: int = 1
+             ) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:  # fmt: skip
     """DEG labels of a block's rows, and whether a row has enough cells to be tested (labels are 0 where not)."""
     size, width = block.stop - block.start, block.mean.shape[1]
     out, tested = np.zeros((size, width), dtype=np.int8), np.zeros(size, dtype=bool)
     control_group = np.flatnonzero(groups.row >= layout.n_rows)
     number = groups.row[control_group] - layout.n_rows
     by_batch = bool((groups.batch >= 0).any())
-    for r in range(block.start, block.stop):
-        own = layout.controls_of(layout.contexts[r])
-        votes = []
-        for k in np.flatnonzero(groups.row[block.groups] == r):
-            g = block.groups[k]
-            n = int(groups.n[g])
-            used = np.isin(number, own)
-            if by_batch:
-                used &= groups.batch[control_group] == groups.batch[g]
+    least = MIN_CELLS_PLATE if by_batch else MIN_CELLS
+    base: dict[tuple[str, int], tuple[int, NDArray[np.float64], NDArray[np.float64]]] = {}
+    for context in set(layout.contexts[block.start : block.stop]):
+        own = np.isin(number, layout.controls_of(context))
+        for batch in set(groups.batch[control_group[own]].tolist()) if by_batch else [-1]:
+            used = own & (groups.batch[control_group] == batch) if by_batch else own
             n0 = int(groups.n[control_group[used]].sum())
-            if n <= (MIN_CELLS_PLATE if by_batch else MIN_CELLS) or n0 < 2:
-                continue
-            t, p = welch(
-                n,
-                block.first[k],
-                block.second[k],
-                n0,
-                block.controls.first[used].sum(axis=0),
-                block.controls.second[used].sum(axis=0),
-            )
-            votes.append(labels(t, adjust(p), alpha))
+            base[context, batch] = (n0, block.controls.first[used].sum(axis=0), block.controls.second[used].sum(axis=0))
+    bounds = np.searchsorted(groups.row[block.groups], np.arange(block.start, block.stop + 1))
+
+    def one(k: int) -> None:
+        votes = []
+        for g in range(bounds[k], bounds[k + 1]):
+            group = block.groups[g]
+            n, batch = int(groups.n[group]), int(groups.batch[group]) if by_batch else -1
+            n0, first0, second0 = base.get((layout.contexts[block.start + k], batch), (0, None, None))
+            if n > least and n0 >= 2 and first0 is not None and second0 is not None:
+                sums = block.first[g : g + 1], block.second[g : g + 1]
+                votes.append(deg_labels(n, *sums, n0, first0, second0, alpha)[0])
         if votes:
-            tested[r - block.start] = True
-            out[r - block.start] = vote(np.stack(votes))
+            tested[k] = True
+            out[k] = votes[0] if len(votes) == 1 else vote(np.stack(votes))
+
+    with ThreadPoolExecutor(n_jobs) as pool:
+        list(pool.map(one, range(size)))
     return out, tested
 
 
@@ -281,7 +283,7 @@ def prepare(cells: Cells, *, name: str | None = None, memory: float = 4.0, n_job
         rows = slice(block.start, block.stop)
         lfc[rows] = lfc_rows(layout, block)
         if cells.test != "none":
-            deg[rows], tested[rows] = deg_rows(layout, groups, block)
+            deg[rows], tested[rows] = deg_rows(layout, groups, block, n_jobs=n_jobs or os.cpu_count() or 1)
         remaining[rows] = remaining_expression(layout, block)
         empty, passes, controls = empty + block.empty, passes + 1, block.controls
     assert controls is not None

@@ -33,13 +33,13 @@ class Chunk:
     start
         Number of the first cell.
     indptr, genes, values
-        CSR: cell ``start + k`` has ``values[indptr[k]:indptr[k + 1]]`` (float32) at ``genes[...]`` (int32).
+        CSR: cell ``start + k`` has ``values[indptr[k]:indptr[k + 1]]`` (float32 or int32) at ``genes[...]`` (int32).
     """
 
     start: int
     indptr: NDArray[np.int64]
     genes: NDArray[np.int32]
-    values: NDArray[np.float32]
+    values: NDArray[np.float32] | NDArray[np.int32]
 
     @property
     def n_cells(self) -> int:
@@ -184,8 +184,10 @@ class DenseSource(CountSource):
                 self._handle.close()
 
 
-def single(values: NDArray[Any], path: Path) -> NDArray[np.float32]:
-    """Return values in single precision; counts too large for it are refused, not rounded."""
+def single(values: NDArray[Any], path: Path) -> NDArray[np.float32] | NDArray[np.int32]:
+    """Return values in single precision (int32 as they are); counts too large for it are refused, not rounded."""
+    if values.dtype == np.int32:
+        return values
     out = values.astype(np.float32, copy=False)
     if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and len(values) and int(values.max()) > 2**24:
         raise InputError(f"{path}: a count of {int(values.max())} is not a UMI or read count of one gene in one cell.")
