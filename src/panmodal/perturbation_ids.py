@@ -11,8 +11,8 @@ CONTROL_NAMES = frozenset(
 """Names (lower case) under which unperturbed cells are usually filed."""
 
 _GUIDE = re.compile(
-    r"^(?:sg)?(?:non-?_?targeting|nontarget|neg(?:ative)?-?_?(?:ctrl|control)|ntc?|safe-?_?targeting|ctrl|control|dmso(?:_tf)?|"
-    r"vehicle)[-_ .]?(?:g|guide|sg|sgrna)?[-_ ]?\d+$"
+    r"^(?:sg)?(non-?_?targeting|nontarget|neg(?:ative)?-?_?(?:ctrl|control)|ntc?|safe-?_?targeting|ctrl|control|dmso(?:_tf)?|vehicle)"
+    r"(?:[-_ .]?(?:guide|sgrna|sg|g))?[-_ .]?\d+$"
 )  # fmt: skip
 
 _OPEN, _CLOSE = "([{", ")]}"
@@ -55,9 +55,10 @@ def control_family(label: str) -> str | None:
     Labels of one family are guides or wells of the same control; labels of two families (DMSO and untreated cells) are not.
     """
     text = label.strip().lower()
-    if text in CONTROL_NAMES or not _GUIDE.match(text):
-        return text if text in CONTROL_NAMES else None
-    return re.sub(r"[-_ .]?(?:g|guide|sg|sgrna)?[-_ ]?\d+$", "", text)
+    if text in CONTROL_NAMES:
+        return text
+    guide = _GUIDE.match(text)
+    return guide.group(1) if guide else None
 
 
 def is_control(pert_id: str) -> bool:

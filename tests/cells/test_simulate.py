@@ -194,7 +194,7 @@ def test_counts_follow_the_negative_binomial():
 
 def test_moments_of_control_like_cells(folder):
     truth = simulate_cells(folder / "moments.h5ad", kind="plates", n_cells=20_000, n_perturbations=2, n_genes=40,
-                           n_batches=2, effect=0.0, batch_effect=0.0, umis=80.0, dispersion=3.0)  # fmt: skip
+                           n_batches=2, effect=0.0, batch_effect=0.0, umis=80.0, dispersion=1 / 3)  # fmt: skip
     counts = anndata.read_h5ad(truth.path).X.toarray().astype(float)
     mu, spread = truth.means["sim-line-A"], np.exp(0.3**2) - 1
     assert mu.sum() == pytest.approx(80.0)
@@ -366,7 +366,7 @@ def test_embeddings_are_written_with_their_cards(small, tmp_path):
         ({"dropout": "much"}, ["dropout is 'much'"]),
         ({"umis": 0}, ["umis is 0"]),
         ({"umis": float("nan")}, ["umis is nan"]),
-        ({"dispersion": 0.0}, ["dispersion is 0.0", "from 0.01"]),
+        ({"dispersion": 0.0}, ["dispersion is 0.0", "from 1e-06"]),
         ({"effect": 9}, ["effect is 9", "from 0 to 3"]),
         ({"batch_effect": True}, ["batch_effect is True"]),
         ({"seed": -1}, ["seed is -1"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -51,13 +52,15 @@ class MomentGroups:
 
 @dataclass(frozen=True)
 class ControlSums:
-    """Of each control group (context, batch): mean, sum and sum of squares over its cells (groups x genes)."""
+    """Of each control group (context, batch): mean, sum and sum of squares over its cells (groups x genes).
+
+    ``linear`` is the mean of 1e4 x / total of the target genes (groups x slots).
+    """
 
     mean: NDArray[np.float64]
     first: NDArray[np.float64]
     second: NDArray[np.float64]
     linear: NDArray[np.float64]
-    slot: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def plan_memory(
     if free < need:
         raise InputError(
             f"--memory {memory:g} GiB is too little: annotation, control groups, results and one chunk of cells need "
-            f"{(fixed + need) / GIB:.2g} GiB ({layout.n_rows} rows x {width} genes). Give more, or fewer --contexts or genes."
+            f"{gib(fixed + need)} GiB ({layout.n_rows} rows x {width} genes). Give more, or fewer --contexts or genes."
         )
     chunk = min(CHUNK_VALUES * BYTES_PER_VALUE * HELD_CHUNKS, max(smallest, free // 3))
     room = free - chunk
@@ -185,15 +188,16 @@ def aggregate(
     InputError
         Values that are no counts; too little memory for one chunk and one row.
     """
-    n_jobs = n_jobs or os.cpu_count() or 1
+    n_jobs = threads(n_jobs)
     width, n_rows, n_controls = len(stream.genes), layout.n_rows, layout.n_groups - layout.n_rows
     chosen, bounds = plan_memory(stream, layout, groups, memory)
-    slot, targets, n_slots = _targets(stream.genes, layout)
+    slots, targets = _targets(stream, layout)
+    n_slots = int(targets.max(initial=-1)) + 1
     weight, cells = layout.weights(), layout.counts()
     control_group = np.flatnonzero(groups.row >= n_rows)
     tests = len(groups.row) > 0
     controls = ControlSums(np.zeros((n_controls, width)), np.zeros((len(control_group), width)), np.zeros((len(control_group), width)),
-                           np.zeros((n_controls, n_slots)), slot)  # fmt: skip
+                           np.zeros((n_controls, n_slots)))  # fmt: skip
     for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         own_groups = np.flatnonzero((groups.row >= start) & (groups.row < stop))
         size = stop - start
@@ -226,7 +230,7 @@ def aggregate(
                 work = [
                     pool.submit(add_cells, chunk.indptr, chunk.genes, chunk.values, order[owned == k], own_row, group[span],
                                 weight[span], stream.gene_maps[file], log_input, mean, moments[0], moments[1], own, block_targets,
-                                slot, controls.linear, size, reports[k])
+                                slots[file], controls.linear, size, reports[k])
                     for k in range(n_jobs)
                 ]  # fmt: skip
                 for job in work:
@@ -244,18 +248,30 @@ def aggregate(
                     targets[start:stop], controls, empty)  # fmt: skip
 
 
-def _targets(genes: list[str], layout: Layout) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
-    """Slots of genes that are targets of a perturbation, and the slots of each row's targets (-1: not measured)."""
+def gib(size: float) -> str:
+    """Write a number of bytes in GiB, rounded up, so that what is asked for is enough."""
+    return f"{math.ceil(100 * size / GIB) / 100:.2f}"
+
+
+def threads(n_jobs: int | None) -> int:
+    """Return a number of threads: as many as cores unless given."""
+    if n_jobs is not None and n_jobs < 1:
+        raise InputError(f"n_jobs is {n_jobs}; it must be at least 1.")
+    return n_jobs or os.cpu_count() or 1
+
+
+def _targets(stream: CellStream, layout: Layout) -> tuple[list[NDArray[np.int32]], NDArray[np.int32]]:
+    """Slots of the genes of each file that are targets of a perturbation (kept or not), and of each row's targets.
+
+    -1: no target; not measured.
+    """
     names = [parts(p) for p in layout.pert_ids]
-    column = {g: k for k, g in enumerate(genes)}
-    measured = sorted({column[t] for row in names for t in row if t in column})
-    slot = np.full(len(genes), -1, dtype=np.int32)
-    slot[measured] = np.arange(len(measured))
+    every = {t for row in names for t in row}
+    slot = {g: k for k, g in enumerate(g for g in stream.measured if g in every)}
     out = np.full((layout.n_rows, max(len(row) for row in names)), -1, dtype=np.int32)
     for r, row in enumerate(names):
-        for k, name in enumerate(row):
-            out[r, k] = slot[column[name]] if name in column else -1
-    return slot, out, len(measured)
+        out[r, : len(row)] = [slot.get(name, -1) for name in row]
+    return stream.columns_of(list(slot)), out
 
 
 def _owners(cells: NDArray[np.int64], n_jobs: int) -> NDArray[np.int64]:

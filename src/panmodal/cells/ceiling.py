@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from panmodal._files import atomic_path
 from panmodal._version import __version__
-from panmodal.cells.aggregate import Progress
+from panmodal.cells.aggregate import Progress, threads
 from panmodal.cells.conditions import Layout, restrict
 from panmodal.cells.gather import GatheredCells, Group
 from panmodal.cells.kernels import add_draws
@@ -201,7 +200,7 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
             f"{where}: the cells' genes are not the screen's read-outs. Was the screen prepared with other options?"
         )
     inner = options.inner or (20 if layout.matched else 10)
-    n_jobs = n_jobs or os.cpu_count() or 1
+    n_jobs = threads(n_jobs)
     recorded = {
         **asdict(options),
         "estimators": list(options.estimators),

@@ -127,7 +127,9 @@ def texts(series: pd.Series) -> tuple[list[str], NDArray[np.int32]]:
     import pandas as pd
 
     found = pd.Categorical(series) if not isinstance(series.dtype, pd.CategoricalDtype) else series.cat
-    raw = [_plain(c) for c in found.categories]
+    # A category that no cell has is not there.
+    live = np.bincount(np.asarray(found.codes)[np.asarray(found.codes) >= 0], minlength=len(found.categories)) > 0
+    raw = [_plain(c) if there else "" for c, there in zip(found.categories, live, strict=True)]
     labels = sorted({t for t in raw if t.lower() not in MISSING})
     where = {label: k for k, label in enumerate(labels)}
     lookup = np.array([*(where.get(t, -1) for t in raw), -1], dtype=np.int32)
@@ -143,9 +145,11 @@ def _plain(value: Any) -> str:
 
 def find_columns(
     obs: pd.DataFrame, where: str, *, pert_col: str | None = None, controls: Sequence[str] = (), batch_col: str | None = None,
-    context_col: Sequence[str] = (), several_files: bool = False,
+    context_col: Sequence[str] = (), several_files: bool = False, one_context: bool = False,
 ) -> Columns:  # fmt: skip
     """Find the columns of perturbation, batch and context and the control labels; what is given is only checked.
+
+    With ``one_context`` all cells are of one context, and no column is looked for.
 
     Raises
     ------
@@ -170,9 +174,9 @@ def find_columns(
     for column in context_col:
         find_column(obs.columns, (), column, "context", "--context-col", where)
     context = tuple(context_col)
-    if not context:
+    if not context and not one_context:
         found, others = find_column(obs.columns, CONTEXT_COLUMNS, None, "context", "--context-col", where)
-        context = (found,) if found else (FILE,) if several_files else ()
+        context = (found,) if found else (FILE,) if several_files and batch != FILE else ()
         if others:
             notes.append(
                 f"contexts from column {found!r}; also present: {', '.join(others)} (choose with --context-col)"
@@ -300,7 +304,7 @@ def lay_out(
         leave(~np.isin(context_code, [context_names.index(c) for c in contexts]), "other contexts")
     control = np.isin(label_code, [labels.index(c) for c in columns.controls])
     for k, label in enumerate(labels):
-        if label not in columns.controls and is_control(canonical(label)):
+        if label not in columns.controls and (control_family(label) or is_control(canonical(label))):
             leave(label_code == k, f"other control {label!r}")
     ids = [canonical(label) for label in labels]
     id_names = sorted({i for i, label in zip(ids, labels, strict=True) if label not in columns.controls})

@@ -32,7 +32,7 @@ def welch(n1: Any, sum1: Array, squares1: Array, n0: Any, sum0: Array, squares0:
     Returns
     -------
     t, p
-        t is 0 and p is 1 where neither group varies, as in scanpy.
+        t is 0 and p is 1 where the variances of both groups come out as exactly zero, as in scanpy.
     """
     t, freedom = _statistic(n1, sum1, squares1, n0, sum0, squares0)
     p = _two_sided(t, freedom)
@@ -41,7 +41,7 @@ def welch(n1: Any, sum1: Array, squares1: Array, n0: Any, sum0: Array, squares0:
 
 
 def _statistic(n1: Any, sum1: Array, squares1: Array, n0: Any, sum0: Array, squares0: Array) -> tuple[Array, Array]:
-    """t and degrees of freedom of Welch's test; NaN where neither group varies."""
+    """Return t and the degrees of freedom of Welch's test; NaN where neither group varies."""
     n1, n0 = np.asarray(n1, dtype=np.float64), np.asarray(n0, dtype=np.float64)
     mean1, mean0 = sum1 / n1, sum0 / n0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -83,8 +83,8 @@ def deg_labels(
 ) -> NDArray[np.int8]:
     """Return the labels of :func:`welch`, :func:`adjust` and :func:`labels`, without the p-values that cannot matter.
 
-    Benjamini-Hochberg rejects nothing with p > alpha, and a t within the normal quantiles of alpha has p > alpha whatever its degrees of
-    freedom; such genes keep their place behind the others and need no p.
+    Benjamini-Hochberg rejects nothing with p > alpha, and a t within the normal quantiles of alpha has p > alpha whatever its
+    degrees of freedom; such genes keep their place behind the others and need no p.
 
     Parameters
     ----------

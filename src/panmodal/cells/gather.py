@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from panmodal.cells.aggregate import CHUNK_VALUES, FIXED, GIB, HELD_CHUNKS, SMALLEST_CHUNK, Progress
+from panmodal.cells.aggregate import CHUNK_VALUES, FIXED, GIB, HELD_CHUNKS, SMALLEST_CHUNK, Progress, gib
 from panmodal.cells.conditions import Layout
 from panmodal.cells.kernels import new_report, place_cells
 from panmodal.cells.source import BYTES_PER_VALUE, prefetched
@@ -112,9 +112,9 @@ class GatheredCells:
         largest = max(SMALLEST_CHUNK, *(len(s.genes) for s in stream.sources)) * BYTES_PER_VALUE * HELD_CHUNKS
         free = int(memory * GIB) - fixed
         if free < largest + controls or bounds[0] == bounds[1]:
-            need = (fixed + largest + controls) / GIB
+            need = gib(fixed + largest + controls)
             raise InputError(f"--memory {memory:g} GiB is too little: the annotation, one chunk and the control cells of one context "
-                             f"need {need:.2g} GiB.")  # fmt: skip
+                             f"need {need} GiB.")  # fmt: skip
         self.in_memory = stored * BYTES_PER_VALUE <= free / 2
         if self.in_memory:
             self._genes: NDArray[np.int32] = np.empty(stored, dtype=np.int32)

@@ -152,23 +152,19 @@ def add_cells(indptr, genes, values, order, row, group, weight, gene_map, log_in
     own
         rows x parts: weighted sum of 1e4 x / total of the row's own target genes.
     row_targets, gene_slot, control_slots
-        Slots of the row's target genes; slot of each column; sums of 1e4 x / total of control rows (number minus ``n_rows``) by slot.
+        Slots of the row's target genes; slot of each gene of the file; sums of 1e4 x / total of control rows (number minus
+        ``n_rows``) by slot.
     """
     table, logs = np.empty(TABLE), np.empty(_longest(indptr))
     for cell in order:
         r = row[cell]
         scale = _log_values(indptr, values, cell, report, log_input, table, logs)
         g, w = group[cell], weight[cell]
-        for e in range(indptr[cell], indptr[cell + 1]):
-            j = gene_map[genes[e]]
-            if j < 0:
-                continue
-            value = logs[e - indptr[cell]]
-            mean[r, j] += w * value
-            if g >= 0:
-                first[g, j] += value
-                second[g, j] += value * value
-            slot = gene_slot[j]
+        low = indptr[cell]
+        for e in range(low, indptr[cell + 1]):
+            gene = genes[e]
+            value = logs[e - low]
+            slot = gene_slot[gene]
             if slot >= 0:
                 linear = math.expm1(value) if log_input else values[e] * scale
                 if r >= n_rows:
@@ -177,6 +173,12 @@ def add_cells(indptr, genes, values, order, row, group, weight, gene_map, log_in
                     for part in range(row_targets.shape[1]):
                         if row_targets[r, part] == slot:
                             own[r, part] += w * linear
+            j = gene_map[gene]
+            if j >= 0:
+                mean[r, j] += w * value
+                if g >= 0:
+                    first[g, j] += value
+                    second[g, j] += value * value
 
 
 @compiled

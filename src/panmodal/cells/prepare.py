@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal._version import __version__
-from panmodal.cells.aggregate import Block, MomentGroups, Progress, aggregate, moment_groups
+from panmodal.cells.aggregate import Block, MomentGroups, Progress, aggregate, moment_groups, threads
 from panmodal.cells.conditions import Columns, Layout, choose_rule, find_columns, lay_out
 from panmodal.cells.deg import ALPHA, MIN_CELLS, MIN_CELLS_PLATE, deg_labels, vote
 from panmodal.cells.stream import CellStream
@@ -67,7 +66,7 @@ class PrepareOptions:
     max_remaining: float | None = None
     layer: str | None = None
     gene_col: str | None = None
-    table: str | None = None
+    table: str | Path | None = None
     genes: tuple[str, ...] | None = None
     already_normalised: bool = False
     drop_unassigned: bool = False
@@ -137,16 +136,14 @@ def open_cells(paths: Sequence[str | Path], options: PrepareOptions | None = Non
         raise InputError(f"no DEG test {options.deg!r}; give one of {', '.join(TESTS)} or auto.")
     if options.min_cells < 1:
         raise InputError("--min-cells must be at least 1.")
+    if options.context and options.context_col:
+        raise InputError("give --context-col or one --context, not both.")
     stream = CellStream(paths, layer=options.layer, gene_col=options.gene_col, table=options.table, genes=options.genes)
     where = ", ".join(str(p) for p in stream.paths)
     columns = find_columns(
         stream.obs, where, pert_col=options.pert_col, controls=options.control, batch_col=options.batch_col,
-        context_col=() if options.context else options.context_col, several_files=len(paths) > 1,
+        context_col=options.context_col, several_files=len(paths) > 1, one_context=options.context is not None,
     )  # fmt: skip
-    if options.context:
-        if options.context_col:
-            raise InputError(f"{where}: give --context-col or one --context, not both.")
-        columns = Columns(columns.perturbation, columns.controls, columns.batch, (), columns.notes)
     rule = choose_rule(options.rule, columns)
     layout = lay_out(
         stream.obs, columns, where, rule=rule, context_name=options.context or "all", contexts=options.contexts, keep=options.keep,
@@ -258,7 +255,7 @@ def prepare(cells: Cells, *, name: str | None = None, memory: float = 4.0, n_job
     Screen
         Kind ``lfc``. ``obs`` has ``n_cells``, ``n_batches``, ``response_norm`` (Euclidean), ``target_remaining`` (share of its
         expression that the target gene keeps), ``deg_tested`` and ``n_deg``; ``varm['control_mean']`` the mean log-normalised
-        expression of control cells by context; ``provenance`` how it was made.
+        expression of control cells, a column for each of ``provenance['contexts']``; ``provenance`` how it was made.
 
     Raises
     ------
@@ -283,7 +280,7 @@ def prepare(cells: Cells, *, name: str | None = None, memory: float = 4.0, n_job
         rows = slice(block.start, block.stop)
         lfc[rows] = lfc_rows(layout, block)
         if cells.test != "none":
-            deg[rows], tested[rows] = deg_rows(layout, groups, block, n_jobs=n_jobs or os.cpu_count() or 1)
+            deg[rows], tested[rows] = deg_rows(layout, groups, block, n_jobs=threads(n_jobs))
         remaining[rows] = remaining_expression(layout, block)
         empty, passes, controls = empty + block.empty, passes + 1, block.controls
     assert controls is not None
@@ -312,8 +309,8 @@ def prepare(cells: Cells, *, name: str | None = None, memory: float = 4.0, n_job
     if cells.test != "none":
         adata.layers["deg"] = deg
     contexts = sorted(set(layout.contexts))
-    adata.varm["control_mean"] = pd.DataFrame(
-        {c: control_mean(layout, controls.mean, c).astype(np.float32) for c in contexts}, index=adata.var_names
+    adata.varm["control_mean"] = np.stack([control_mean(layout, controls.mean, c) for c in contexts], axis=1).astype(
+        np.float32
     )
     if weak.any():
         adata = adata[~weak].copy()
@@ -340,9 +337,11 @@ def _simulated(cells: Cells) -> bool:
 
 def _provenance(cells: Cells, digests: dict[str, str], empty: int, weak: NDArray[np.bool_]) -> dict[str, Any]:
     layout, options = cells.layout, cells.options
-    asked = {k: v for k, v in options.__dict__.items() if v not in (None, (), False)}
+    asked = {k: v for k, v in options.__dict__.items() if not (v is None or v is False or v == ())}
     if options.genes is not None:
         asked["genes"] = list(options.genes)
+    if options.table is not None:
+        asked["table"] = str(Path(options.table).resolve())
     return {
         "made_by": f"panmodal {__version__} prepare",
         "inputs": [{"name": n, "path": str(Path(p).resolve()), "sha256": digests.get(n, "")}
@@ -350,7 +349,7 @@ def _provenance(cells: Cells, digests: dict[str, str], empty: int, weak: NDArray
         "options": json.loads(json.dumps(asked)),
         "columns": {"perturbation": cells.columns.perturbation, "controls": list(cells.columns.controls), "batch": cells.columns.batch,
                     "context": list(cells.columns.context)},
-        "rule": cells.rule, "deg": cells.test,
+        "rule": cells.rule, "deg": cells.test, "contexts": sorted(set(layout.contexts)),
         "counts": {
             "cells": cells.stream.n_cells, "cells_used": int((layout.row >= 0).sum()),
             "control_cells": int(layout.control_cells.sum()), "cells_empty": empty,

@@ -96,8 +96,7 @@ class CsrSource(CountSource):
     def __init__(self, path: Path, group: Any, obs: pd.DataFrame, genes: list[str], *, handle: Any = None,
                  kept_genes: NDArray[np.intp] | None = None, notes: Sequence[str] = ()) -> None:  # fmt: skip
         self.path, self.obs, self.notes, self._handle = path, obs, tuple(notes), handle
-        self._data, self._indices = group["data"], group["indices"]
-        self._indptr = np.asarray(group["indptr"][:], dtype=np.int64)
+        self._data, self._indices, self._indptr = compressed(path, group)
         self.width = len(genes)
         self._column: NDArray[np.int32] | None = None
         self.genes = genes
@@ -105,33 +104,19 @@ class CsrSource(CountSource):
             self._column = np.full(len(genes), -1, dtype=np.int32)
             self._column[kept_genes] = np.arange(len(kept_genes), dtype=np.int32)
             self.genes = [genes[k] for k in kept_genes]
-        self._check()
-        self.row_nnz = np.diff(self._indptr)
-
-    def _check(self) -> None:
-        stored = int(self._indptr[-1]) if len(self._indptr) else 0
-        rows = len(self._indptr) - 1
-        if rows != len(self.obs):
-            raise InputError(f"{self.path}: the matrix has {rows} cells but there are {len(self.obs)} annotated cells.")
-        if len(self._data) < stored or len(self._indices) < stored or (np.diff(self._indptr) < 0).any():
+        if len(self._indptr) - 1 != len(obs):
             raise InputError(
-                f"{self.path}: the matrix is damaged: {stored} values announced, {min(len(self._data), len(self._indices))} "
-                "there. Is the file complete?"
+                f"{path}: the matrix has {len(self._indptr) - 1} cells but there are {len(obs)} annotated cells."
             )
-        if np.dtype(self._data.dtype).kind not in "fiub":
-            raise InputError(f"{self.path}: the matrix holds {self._data.dtype}, not numbers.")
+        self.row_nnz = np.diff(self._indptr)
 
     def chunks(self, max_values: int) -> Iterator[Chunk]:
         """Yield all cells in order."""
         for start, stop in spans(self._indptr, max_values):
             low, high = int(self._indptr[start]), int(self._indptr[stop])
-            try:
-                values = np.asarray(self._data[low:high])
-                genes = np.asarray(self._indices[low:high])
-            except OSError as error:
-                raise InputError(
-                    f"{self.path}: cells {start + 1} to {stop} cannot be read ({error}). Is it complete?"
-                ) from error
+            values, genes = (
+                part(a, low, high, self.path, f"cells {start + 1} to {stop}") for a in (self._data, self._indices)
+            )
             if len(genes) and (int(genes.max()) >= self.width or int(genes.min()) < 0):
                 raise InputError(f"{self.path}: a value is stored for gene number {int(genes.max()) + 1}, but there are "
                                  f"{self.width} genes. Is the file damaged?")  # fmt: skip
@@ -167,12 +152,7 @@ class DenseSource(CountSource):
         """Yield all cells in order; zeros are left out."""
         step = max(1, max_values // max(1, len(self.genes)))
         for start in range(0, self.n_cells, step):
-            try:
-                dense = np.asarray(self._matrix[start : start + step])
-            except OSError as error:
-                raise InputError(
-                    f"{self.path}: cells from {start + 1} on cannot be read ({error}). Is it complete?"
-                ) from error
+            dense = part(self._matrix, start, start + step, self.path, f"cells from {start + 1} on")
             rows, genes = np.nonzero(dense)
             indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(dense)))]).astype(np.int64)
             yield Chunk(start, indptr, genes.astype(np.int32), single(dense[rows, genes], self.path))
@@ -184,14 +164,41 @@ class DenseSource(CountSource):
                 self._handle.close()
 
 
-def single(values: NDArray[Any], path: Path) -> NDArray[np.float32] | NDArray[np.int32]:
+def compressed(path: Path, group: Any) -> tuple[Any, Any, NDArray[np.int64]]:
+    """Return ``data``, ``indices`` and the checked ``indptr`` of a compressed matrix in HDF5 or zarr."""
+    missing = [name for name in ("data", "indices", "indptr") if name not in group]
+    if missing:
+        raise InputError(f"{path}: the matrix has no {some(missing)}. Is the file complete?")
+    data, indices = group["data"], group["indices"]
+    indptr = part(group["indptr"], 0, None, path, "the index of the matrix").astype(np.int64)
+    stored = int(indptr[-1]) if len(indptr) else 0
+    there = min(data.shape[0], indices.shape[0])
+    if there < stored or indptr[:1].any() or (np.diff(indptr) < 0).any():
+        raise InputError(
+            f"{path}: the matrix is damaged: {stored} values announced, {there} there. Is the file complete?"
+        )
+    if np.dtype(data.dtype).kind not in "fiub":
+        raise InputError(f"{path}: the matrix holds {data.dtype}, not numbers.")
+    return data, indices, indptr
+
+
+def part(array: Any, low: int, high: int | None, path: Path, what: str) -> NDArray[Any]:
+    """Read a slice of an array on disk; whatever the library raises on damage is an :class:`InputError`."""
+    try:
+        return np.asarray(array[low:high])
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: {what} cannot be read ({error}). Is it complete?") from error
+
+
+def single(values: NDArray[Any], path: Path, *, keep_int: bool = True) -> NDArray[np.float32] | NDArray[np.int32]:
     """Return values in single precision (int32 as they are); counts too large for it are refused, not rounded."""
-    if values.dtype == np.int32:
+    if keep_int and values.dtype == np.int32:
         return values
-    out = values.astype(np.float32, copy=False)
-    if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and len(values) and int(values.max()) > 2**24:
-        raise InputError(f"{path}: a count of {int(values.max())} is not a UMI or read count of one gene in one cell.")
-    return out
+    if values.dtype.itemsize > 2 and values.dtype != np.float32 and len(values):
+        largest = values.max()
+        if np.isfinite(largest) and largest > 2**24:
+            raise InputError(f"{path}: a count of {largest:.0f} is not a UMI or read count of one gene in one cell.")
+    return values.astype(np.float32, copy=False)
 
 
 def spans(indptr: NDArray[np.int64], max_values: int) -> Iterator[tuple[int, int]]:
@@ -302,13 +309,20 @@ def _open_anndata(path: Path, layer: str | None, gene_col: str | None) -> CountS
             import h5py
 
             handle = h5py.File(path, "r")
-        place = "raw/X" if layer == "raw" else f"layers/{layer}" if layer and layer != "X" else "X"
+        raw = layer == "raw" and "raw/X" in handle
+        place = "raw/X" if raw else f"layers/{layer.removeprefix('layers/')}" if layer and layer != "X" else "X"
         if place not in handle:
             layers = [*handle["layers"]] if "layers" in handle else []
+            layers = [f"layers/{name}" if name in ("raw", "X") else name for name in layers]
             there = [*(["X"] if "X" in handle else []), *layers, *(["raw"] if "raw/X" in handle else [])]
             raise InputError(f"{path}: no matrix {layer or 'X'!r}; there are {some(there, 12)}. Choose with --layer.")
-        obs = read_elem(handle["obs"])
-        var = read_elem(handle["raw/var" if layer == "raw" else "var"])
+        obs, var = handle["obs"], handle["raw/var" if raw else "var"]
+        if not (hasattr(obs, "keys") and hasattr(var, "keys")):
+            raise InputError(
+                f"{path}: written by anndata before 0.7, which kept annotation in another way. Write it again: "
+                f"anndata.read_h5ad({path.name!r}).write_h5ad('new.h5ad')."
+            )
+        obs, var = read_elem(obs), read_elem(var)
         matrix = handle[place]
         encoding = str(matrix.attrs.get("encoding-type", matrix.attrs.get("h5sparse_format", "")))
     except InputError:

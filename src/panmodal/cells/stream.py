@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from panmodal._tables import stem
 from panmodal.cells.conditions import FILE
-from panmodal.cells.kernels import AT_CELL, AT_VALUE, FRACTION, LARGEST, NEGATIVE, NOT_FINITE
+from panmodal.cells.kernels import AT_CELL, AT_VALUE, LARGEST
 from panmodal.cells.source import Chunk, CountSource, open_counts
 from panmodal.errors import InputError, some
 
@@ -39,8 +39,8 @@ class CellStream:
     ----------
     obs
         Annotation of all cells, with a column ``file`` where there are several files.
-    genes
-        Genes that all files have (and that were asked for), in the order of the first file.
+    measured, genes
+        Genes that all files have, in the order of the first file; those of them that were asked for.
     gene_maps
         For each file and gene of it the column in ``genes``, -1 if it is left out.
     notes
@@ -49,8 +49,6 @@ class CellStream:
 
     def __init__(self, paths: Sequence[str | Path], *, layer: str | None = None, gene_col: str | None = None,
                  table: str | Path | None = None, genes: Sequence[str] | None = None) -> None:  # fmt: skip
-        import pandas as pd
-
         if not paths:
             raise InputError("no file of cells given.")
         named = [_named(p) for p in paths]
@@ -58,21 +56,35 @@ class CellStream:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise InputError(f"two files are named {some(twice)}. Name them apart: NAME=FILE.")
-        self.sources: list[CountSource] = [
-            open_counts(p, layer=layer, gene_col=gene_col, table=table) for _, p in named
-        ]
         self.names, self.paths = names, [p for _, p in named]
+        self.sources: list[CountSource] = []
+        try:
+            for path in self.paths:
+                self.sources.append(open_counts(path, layer=layer, gene_col=gene_col, table=table))
+            self.notes = [note for s in self.sources for note in s.notes]
+            self.measured = self._common_genes()
+            self.genes = self.measured if genes is None else self._chosen(genes)
+        except BaseException:
+            self.close()
+            raise
         self.starts = np.concatenate([[0], np.cumsum([s.n_cells for s in self.sources])]).astype(np.int64)
-        self.notes = [note for s in self.sources for note in s.notes]
-        frames = [
-            s.obs if len(named) == 1 else s.obs.assign(**{FILE: n}) for s, n in zip(self.sources, names, strict=True)
-        ]
-        self.obs: pd.DataFrame = frames[0] if len(frames) == 1 else pd.concat(frames, join="outer")
-        self.genes = self._common_genes(genes)
-        column = {g: k for k, g in enumerate(self.genes)}
-        self.gene_maps = [np.array([column.get(g, -1) for g in s.genes], dtype=np.int32) for s in self.sources]
+        self.obs = self._annotation()
+        self.gene_maps = self.columns_of(self.genes)
 
-    def _common_genes(self, asked: Sequence[str] | None) -> list[str]:
+    def _annotation(self) -> pd.DataFrame:
+        import pandas as pd
+
+        if len(self.sources) == 1:
+            return self.sources[0].obs
+        frames = [s.obs.assign(**{FILE: n}) for s, n in zip(self.sources, self.names, strict=True)]
+        return pd.concat(frames, join="outer")
+
+    def columns_of(self, genes: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Return for each file the position in ``genes`` of each of the file's genes, -1 where it is not among them."""
+        column = {g: k for k, g in enumerate(genes)}
+        return [np.array([column.get(g, -1) for g in s.genes], dtype=np.int32) for s in self.sources]
+
+    def _common_genes(self) -> list[str]:
         sets = [set(s.genes) for s in self.sources]
         common = set.intersection(*sets)
         smallest = min(sets, key=len)
@@ -90,18 +102,21 @@ class CellStream:
         if len(sets) > 1 and any(len(s) > len(common) for s in sets):
             said = ", ".join(f"{n}: {len(s)}" for n, s in zip(self.names, sets, strict=True))
             self.notes.append(f"{len(common)} genes are in all files and kept ({said})")
-        genes = [g for g in self.sources[0].genes if g in common]
-        if asked is None:
-            return genes
-        wanted = set(asked)
-        absent = [g for g in asked if g not in common]
+        return [g for g in self.sources[0].genes if g in common]
+
+    def _chosen(self, asked: Sequence[str]) -> list[str]:
+        genes, wanted = self.measured, set(asked)
+        absent = wanted.difference(genes)
         kept = [g for g in genes if g in wanted]
         if not kept:
             raise InputError(
-                f"{self.paths[0]}: none of the {len(wanted)} genes asked for is there ({some(asked, 3)}; it has {some(genes, 3)})."
+                f"{self.paths[0]}: none of the {len(wanted)} genes asked for is there ({some(asked, 3)}; it has "
+                f"{some(genes, 3)})."
             )
         if absent:
-            self.notes.append(f"{len(absent)} of {len(wanted)} genes asked for are not measured ({some(absent, 3)})")
+            self.notes.append(
+                f"{len(absent)} of {len(wanted)} genes asked for are not measured ({some(sorted(absent), 3)})"
+            )
         self.notes.append(f"{len(kept)} of {len(genes)} genes kept (asked for); totals of cells are over all genes")
         return kept
 
@@ -129,18 +144,17 @@ class CellStream:
             value = chunk.values[int(report[AT_VALUE])]
             cell = source.obs.index[chunk.start - int(self.starts[number]) + int(report[AT_CELL])]
             place = f"{source.path}: cell {str(cell)!r}, gene {source.genes[int(chunk.genes[int(report[AT_VALUE])])]!r} has {value:g}"
-            if report[NOT_FINITE]:
+            if not np.isfinite(value):
                 raise InputError(
                     f"{place}: NaN or infinite values. Remove these cells, or fill them knowingly beforehand."
                 )
-            if report[NEGATIVE]:
+            if value < 0:
                 raise InputError(f"{place}: counts cannot be negative, nor normalised logarithms. Was the matrix scaled? Give the raw "
                                  "counts (--layer NAME or raw).")  # fmt: skip
-            if report[FRACTION]:
-                raise InputError(
-                    f"{place}, which is not a whole number: these are not raw counts. Give the raw counts (--layer NAME or raw); "
-                    "if they are lost and the values are log1p of counts scaled to 1e4 per cell, say so with --already-normalised."
-                )
+            raise InputError(
+                f"{place}, which is not a whole number: these are not raw counts. Give the raw counts (--layer NAME or raw); if they "
+                "are lost and the values are log1p of counts scaled to 1e4 per cell, say so with --already-normalised."
+            )
         if log_input and report[LARGEST] > LOG_LARGEST:
             raise InputError(f"{source.path}: values up to {report[LARGEST]:g} cannot be log1p of counts scaled to 1e4 per "
                              "cell. Leave out --already-normalised if they are counts.")  # fmt: skip

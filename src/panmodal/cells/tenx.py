@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ class MtxSource(CountSource):
                         break
                 else:
                     raise InputError(f"{self._matrix}: has no size line. Is it complete?")
-        except (OSError, ValueError, UnicodeDecodeError, EOFError) as error:
+        except InputError:
+            raise
+        except (OSError, ValueError, EOFError, zlib.error) as error:
             raise InputError(f"{self._matrix}: cannot be read ({error}). Is it complete?") from error
         if (rows, columns) != (width, len(self.obs)):
             raise InputError(f"{self._matrix}: {rows} features x {columns} barcodes, but {width} features and {len(self.obs)} "
@@ -101,6 +104,12 @@ class MtxSource(CountSource):
             reader = pd.read_csv(self._matrix, sep=r"\s+", skiprows=self._skip, header=None, names=list(types), dtype=types,
                                  chunksize=max(1, max_values))  # fmt: skip
             for piece in reader:
+                if piece.empty:
+                    continue
+                if piece.isna().to_numpy().any():
+                    raise InputError(
+                        f"{self._matrix}: an entry near number {seen + len(piece)} has no value. Is the file complete?"
+                    )
                 cells = piece["cell"].to_numpy()
                 seen += len(piece)
                 if (np.diff(cells) < 0).any() or cells[0] < last or cells[0] < 1:
@@ -117,9 +126,9 @@ class MtxSource(CountSource):
                     whole = frame["cell"] < last
                     yield self._chunk(frame[whole], done, last - 1)
                     done, held = last - 1, [frame[~whole]]
-        except (OSError, ValueError, EOFError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (OSError, ValueError, EOFError, zlib.error) as error:
             raise InputError(f"{self._matrix}: cannot be read near entry {seen} ({error}). Is it complete?") from error
         if seen != self._stored:
             raise InputError(f"{self._matrix}: {self._stored} entries announced, {seen} there. Is it complete?")
@@ -154,9 +163,13 @@ def open_mtx(folder: Path, gene_col: str | None = None) -> CountSource:
     matrix, barcodes = _find(folder, "matrix.mtx"), _find(folder, "barcodes.tsv")
     features = _find(folder, "features.tsv", "genes.tsv")
     try:
-        obs = pd.DataFrame(index=pd.read_csv(barcodes, sep="\t", header=None, dtype=str)[0].astype(str).rename(None))
+        obs = pd.DataFrame(
+            index=pd.read_csv(barcodes, sep="\t", header=None, dtype=str, keep_default_na=False)[0]
+            .astype(str)
+            .rename(None)
+        )
         var = pd.read_csv(features, sep="\t", header=None, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise InputError(f"{folder}: barcodes or features cannot be read ({error}). Is it complete?") from error
     columns = ["gene_ids", "gene_symbols", "feature_types"]
     var = var.iloc[:, :3].set_axis(columns[: var.shape[1]], axis=1).set_index("gene_ids", drop=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panmodal.cells.source import Chunk, CountSource, single, spans
+from panmodal.cells.source import Chunk, CountSource, compressed, part, single, spans
 from panmodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,12 +23,13 @@ class CscSource(CountSource):
     """Compressed columns in HDF5 or zarr. Entries are dealt into files by range of cells, which are then read one by one."""
 
     def __init__(self, path: Path, group: Any, obs: pd.DataFrame, genes: list[str], *, handle: Any = None) -> None:
-        self.path, self.obs, self.genes, self._handle, self._group = path, obs, genes, handle, group
-        self._indptr = np.asarray(group["indptr"][:], dtype=np.int64)
+        self.path, self.obs, self.genes, self._handle = path, obs, genes, handle
+        self._data, self._indices, self._indptr = compressed(path, group)
         if len(self._indptr) - 1 != len(genes):
             raise InputError(f"{path}: the matrix has {len(self._indptr) - 1} genes but {len(genes)} are named.")
-        if min(len(group["data"]), len(group["indices"])) < self._indptr[-1]:
-            raise InputError(f"{path}: the matrix is damaged: fewer values than announced. Is the file complete?")
+        shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
+        if shape is not None and int(shape[0]) != len(obs):
+            raise InputError(f"{path}: the matrix has {int(shape[0])} cells but there are {len(obs)} annotated cells.")
         self.notes = (
             f"{path.name}: the matrix is stored by genes (csc); it is turned on disk first, which takes longer than csr",
         )
@@ -37,7 +38,7 @@ class CscSource(CountSource):
         """Yield all cells in order."""
         counts = np.zeros(self.n_cells, dtype=np.int64)
         for start, stop in spans(self._indptr, max_values):
-            cells = self._read("indices", start, stop)
+            cells = self._read(self._indices, start, stop)
             if len(cells) and (int(cells.max()) >= self.n_cells or int(cells.min()) < 0):
                 raise InputError(
                     f"{self.path}: a value is stored for cell number {int(cells.max()) + 1} of {self.n_cells}. Damaged?"
@@ -57,22 +58,17 @@ class CscSource(CountSource):
                 )
                 (Path(folder) / str(number)).unlink()
 
-    def _read(self, name: str, start: int, stop: int) -> Any:
-        try:
-            return np.asarray(self._group[name][int(self._indptr[start]) : int(self._indptr[stop])])
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: genes {start + 1} to {stop} cannot be read ({error}). Is it complete?"
-            ) from error
+    def _read(self, array: Any, start: int, stop: int) -> Any:
+        return part(array, int(self._indptr[start]), int(self._indptr[stop]), self.path, f"genes {start + 1} to {stop}")
 
     def _deal(self, folder: Path, bucket: np.ndarray, max_values: int) -> None:
         for number in range(int(bucket[-1]) + 1):
             (folder / str(number)).touch()
         for start, stop in spans(self._indptr, max_values):
             entries = np.empty(int(self._indptr[stop] - self._indptr[start]), dtype=ENTRY)
-            entries["cell"] = self._read("indices", start, stop)
+            entries["cell"] = self._read(self._indices, start, stop)
             entries["gene"] = np.repeat(np.arange(start, stop), np.diff(self._indptr[start : stop + 1]))
-            entries["value"] = single(self._read("data", start, stop), self.path)
+            entries["value"] = single(self._read(self._data, start, stop), self.path, keep_int=False)
             where = bucket[entries["cell"]]
             order = np.argsort(where, kind="stable")
             bounds = np.searchsorted(where[order], np.arange(int(bucket[-1]) + 2))
