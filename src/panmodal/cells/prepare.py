@@ -139,6 +139,15 @@ def open_cells(paths: Sequence[str | Path], options: PrepareOptions | None = Non
     if options.context and options.context_col:
         raise InputError("give --context-col or one --context, not both.")
     stream = CellStream(paths, layer=options.layer, gene_col=options.gene_col, table=options.table, genes=options.genes)
+    try:
+        return _sort_cells(stream, options, paths)
+    except BaseException:
+        stream.close()
+        raise
+
+
+def _sort_cells(stream: CellStream, options: PrepareOptions, paths: Sequence[str | Path]) -> Cells:
+    """Find columns, controls, rule, test and groups."""
     where = ", ".join(str(p) for p in stream.paths)
     columns = find_columns(
         stream.obs, where, pert_col=options.pert_col, controls=options.control, batch_col=options.batch_col,

@@ -32,7 +32,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -51,6 +51,9 @@ from panmodal.cells.planted import (
     stream,
 )
 from panmodal.errors import InputError, some
+
+if TYPE_CHECKING:
+    from panmodal.embeddings.embedding import Embedding
 
 UNS_KEY = "panmodal_simulation"
 """Key in ``uns`` of what the file was simulated with."""
@@ -307,24 +310,26 @@ def expected_lfc(
     return acting * total / truth.layout[rows].sum(axis=1, keepdims=True)
 
 
-def write_embeddings(truth: SimulatedCells, folder: str | Path) -> list[Path]:
-    """Write the planted embeddings as ``NAME.h5ad`` into ``folder``, with cards that mark them as simulated.
-
-    Returns
-    -------
-    list of Path
-        The files.
-    """
+def planted_embeddings(truth: SimulatedCells) -> list[Embedding]:
+    """Return the planted embeddings, with cards that mark them as simulated."""
     from panmodal.embeddings.card import Card
     from panmodal.embeddings.embedding import Embedding
     from panmodal.screens.simulate import PLANTED
 
-    paths = []
+    made = []
     for name, (ids, vectors) in truth.embeddings.items():
         card = Card(
             name=name, modality="planted latents", id_namespace="simulated", licence="Apache-2.0",
             source="panmodal.cells.simulate", description=f"SIMULATED: {PLANTED[name]}", simulated=True,
         )  # fmt: skip
-        paths.append(Path(folder) / f"{name}.h5ad")
-        Embedding(tuple(ids), vectors, card).write(paths[-1])
+        made.append(Embedding(tuple(ids), vectors, card))
+    return made
+
+
+def write_embeddings(truth: SimulatedCells, folder: str | Path) -> list[Path]:
+    """Write the planted embeddings as ``NAME.h5ad`` into ``folder`` and return the files."""
+    paths = []
+    for embedding in planted_embeddings(truth):
+        paths.append(Path(folder) / f"{embedding.name}.h5ad")
+        embedding.write(paths[-1])
     return paths
