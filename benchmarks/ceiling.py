@@ -25,7 +25,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy import stats
 
-from panmodal.cells.ceiling import CeilingOptions, apply, make_ceilings
+from panmodal.cells.ceiling import CeilingOptions, make_ceilings
+from panmodal.cells.controls import apply
 from panmodal.cells.gather import GatheredCells, Group
 from panmodal.cells.prepare import Cells, PrepareOptions, open_cells, prepare
 from panmodal.cells.resample import Scheme, draw_weights, generator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from panmodal._files import atomic_path
 from panmodal._version import __version__
 from panmodal.cells.aggregate import Progress, threads
 from panmodal.cells.conditions import Layout, restrict
+from panmodal.cells.controls import ControlDraws
 from panmodal.cells.gather import GatheredCells, Group
-from panmodal.cells.kernels import add_draws
 from panmodal.cells.labels import ControlMoments, label_draws, shrink_weights
 from panmodal.cells.prepare import Cells
 from panmodal.cells.quality import null_norms_of, spearman_brown
-from panmodal.cells.resample import Scheme, Weights, draw_weights, generator, mean_weights, replicate_sides
+from panmodal.cells.resample import Scheme, draw_weights, generator, replicate_sides
 from panmodal.errors import InputError, some
 from panmodal.screens.ceilings import ESTIMATORS, FORMAT
 from panmodal.screens.screen import Screen
@@ -72,76 +72,8 @@ class _Context:
     rows: list[int]
     scheme: Scheme
     controls: Group
-    draws: dict[int, NDArray[np.float32]]
-    whole: dict[int, NDArray[np.float32]]
-    moments: ControlMoments | None
-    second: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
-
-
-def apply(group: Group, weights: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Weighted sums of cells for all columns at once: genes x columns."""
-    out = np.zeros((width, weights.shape[1]), dtype=np.float32)
-    add_draws(group.indptr, group.genes, group.values, np.ascontiguousarray(weights), out)
-    return out
-
-
-def row_draws(
-    group: Group, weights: Weights, controls: dict[int, NDArray[np.float32]], width: int, matched: bool
-) -> NDArray[np.float32]:
-    """Draws of a response: genes x columns; NaN where a column has no cell on one side.
-
-    Parameters
-    ----------
-    group, weights
-        Perturbed cells and their weights.
-    controls
-        Control draws (genes x columns) under key -1, or of each batch with the matched rule.
-    """
-    out = apply(group, weights.cells, width)
-    if matched:
-        for k, batch in enumerate(group.batches.tolist()):
-            used = weights.shares[k] > 0
-            out[:, used] -= weights.shares[k, used].astype(np.float32) * controls[batch][:, used]
-    else:
-        out -= controls[-1]
-    out[:, np.isnan(weights.shares).any(axis=0)] = np.nan
-    return out
-
-
-def _control_draws(layout: Layout, group: Group, scheme: Scheme, options: CeilingOptions, name: str, width: int
-                   ) -> tuple[dict[int, NDArray[np.float32]], dict[int, NDArray[np.float32]], NDArray[np.bool_]]:  # fmt: skip
-    """Draws of control means, the plain means, and which cells are in the second halves."""
-    every = np.ones((group.n_cells, 1), dtype=bool)
-    if not layout.matched:
-        weights = draw_weights(
-            group, scheme, generator(options.seed, name, "control"), only_second=options.separate_controls
-        )
-        draws = apply(group, weights.cells, width)
-        draws[:, np.isnan(weights.shares).any(axis=0)] = np.nan
-        return {-1: draws}, {-1: apply(group, mean_weights(group, every)[0], width)}, weights.second
-    drawn, whole = {}, {}
-    second = np.zeros((group.n_cells, max(scheme.halves, 1)), dtype=bool)
-    for k, batch in enumerate(group.batches.tolist()):
-        low, high = int(group.batch_start[k]), int(group.batch_start[k + 1])
-        part = slice_group(group, low, high, batch)
-        weights = draw_weights(
-            part, scheme, generator(options.seed, name, "control", str(batch)), only_second=options.separate_controls
-        )
-        drawn[batch] = apply(part, weights.cells, width)
-        drawn[batch][:, np.isnan(weights.shares).any(axis=0)] = np.nan
-        whole[batch] = apply(part, mean_weights(part, every[low:high])[0], width)
-        # A side of batches takes the control cells of its batches as they are.
-        for side in ("side1", "side2"):
-            drawn[batch][:, scheme.columns[side]] = whole[batch]
-        second[low:high, : weights.second.shape[1]] = weights.second
-    return drawn, whole, second
-
-
-def slice_group(group: Group, low: int, high: int, batch: int) -> Group:
-    """Return the cells low to high, all of one batch."""
-    first, last = int(group.indptr[low]), int(group.indptr[high])
-    return Group(group.indptr[low : high + 1] - first, group.genes[first:last], group.values[first:last],
-                 np.array([batch], dtype=np.int32), np.array([0, high - low], dtype=np.int64))  # fmt: skip
+    draws: ControlDraws
+    moments: ControlMoments
 
 
 def choose(options: CeilingOptions, n_batches: int, where: str) -> tuple[str, ...]:
@@ -232,15 +164,15 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
             file_group = file.create_group(f"contexts/{number}")
             file_group.attrs.update(context=name, responses=screen.digest(name))
             file_group["pert_id"] = np.array([i.encode() for i in ids])
-            has_labels = None if tested is None or cells.test == "none" else set(screen.adata.obs["pert_id"][tested.to_numpy(bool) & (
-                screen.adata.obs["cell_line"] == name).to_numpy()])  # fmt: skip
-            arrays = _create(file_group, context.scheme, len(ids), width, options, has_labels is not None)
+            labelled = None if tested is None or cells.test == "none" else _labelled(screen, name, tested)
+            arrays = _create(file_group, context.scheme, len(ids), width, options, labelled is not None)
             order = {i: k for k, i in enumerate(ids)}
             facts = {k: np.full(len(ids), np.nan) for k in QUALITY}
 
-            def one(r: int, context: _Context = context, has_labels: Any = has_labels) -> dict[str, Any]:
-                return _one_row(held.group([r]), layout.pert_ids[r], context, options, width, layout.matched, cells.test,
-                                has_labels is not None and layout.pert_ids[r] in has_labels)  # fmt: skip
+            def one(r: int, context: _Context = context, labelled: set[str] | None = labelled) -> dict[str, Any]:
+                pert_id = layout.pert_ids[r]
+                known = None if labelled is None else pert_id in labelled
+                return _one_row(held.group([r]), pert_id, context, options, width, cells.test, known)
 
             for r, result in _in_order(pool, one, rows, n_jobs):
                 k = order[layout.pert_ids[r]]
@@ -257,6 +189,12 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
             table.attrs["columns"] = list(QUALITY)
             for what, column in facts.items():
                 table[what] = column
+
+
+def _labelled(screen: Screen, context: str, tested: Any) -> set[str]:
+    """Perturbations of a context that have DEG labels."""
+    obs = screen.adata.obs
+    return set(obs["pert_id"][tested.to_numpy(bool) & (obs["cell_line"] == context).to_numpy()])
 
 
 def _rows_of(screen: Screen, layout: Layout, where: str) -> list[int]:
@@ -286,9 +224,17 @@ def _open_context(held: GatheredCells, layout: Layout, name: str, rows: list[int
         sides = tuple(tuple(tuple(int(controls.batches[b]) for b in side) for side in pair) for pair in found)
     outer = options.outer if "experimental_error" in names else 0
     scheme = Scheme(outer, inner, splits, sides)
-    draws, whole, second = _control_draws(layout, controls, scheme, options, name, width)
-    moments = ControlMoments.of(controls, second[:, : scheme.halves], width)
-    return _Context(name, rows, scheme, controls, draws, whole, moments, second)
+    draws = ControlDraws(
+        controls,
+        scheme,
+        width,
+        matched=layout.matched,
+        separate=options.separate_controls,
+        seed=options.seed,
+        name=name,
+    )
+    moments = ControlMoments.of(controls, draws.second[:, : scheme.halves], width)
+    return _Context(name, rows, scheme, controls, draws, moments)
 
 
 def _create(group: Any, scheme: Scheme, n: int, width: int, options: CeilingOptions, labels: bool) -> dict[str, Any]:
@@ -304,35 +250,33 @@ def _create(group: Any, scheme: Scheme, n: int, width: int, options: CeilingOpti
     return arrays
 
 
-def _one_row(group: Group, pert_id: str, context: _Context, options: CeilingOptions, width: int, matched: bool, test: str,
-             tested: bool) -> dict[str, Any]:  # fmt: skip
+def _one_row(group: Group, pert_id: str, context: _Context, options: CeilingOptions, width: int, test: str, tested: bool | None
+             ) -> dict[str, Any]:  # fmt: skip
+    """Draw everything of one perturbation; ``tested`` is None where the screen has no DEG labels."""
     scheme, rng = context.scheme, generator(options.seed, context.name, "perturbed", pert_id)
     weights = draw_weights(group, scheme, rng)
-    drawn = row_draws(group, weights, context.draws, width, matched)
+    drawn = context.draws.response(group, weights)
     at = scheme.columns
     out: dict[str, Any] = {
         k: drawn[:, s].T.astype(np.float16) for k, s in at.items() if k != "point" and s.stop > s.start
     }
     if options.separate_controls and scheme.outer:
         out["point"] = drawn[:, at["point"]].T.astype(np.float16)
-    every = mean_weights(group, np.ones((group.n_cells, 1), dtype=bool))
-    out["whole"] = row_draws(group, Weights(*every, weights.second), context.whole, width, matched)[:, 0]
+    out["whole"] = context.draws.point(group)
     out["sizes"] = (group.n_cells, len(group.batches))
     out["reliability"] = np.nan
     if scheme.halves:
-        assert context.moments is not None
         out["shrink"] = shrink_weights(group, weights.second[:, : scheme.halves], context.moments, width).T.astype(
             np.float16
         )
         out["reliability"] = spearman_brown(_mean_correlation(drawn[:, at["half1"]], drawn[:, at["half2"]]))
-    if scheme.outer and options.label_draws and test != "none":
-        if tested and context.moments is not None:
+    if scheme.outer and options.label_draws and tested is not None:
+        out["labels"] = np.zeros((options.label_draws, width), dtype=np.int8)
+        if tested:
             own = generator(options.seed, context.name, "labels", pert_id)
             out["labels"] = label_draws(
                 group, context.moments, options.label_draws, own, width, by_batch=test == "vote"
             )
-        elif tested is not None:
-            out["labels"] = np.zeros((options.label_draws, width), dtype=np.int8)
     return out
 
 
@@ -376,8 +320,7 @@ def _quality(facts: dict[str, NDArray[np.float64]], context: _Context, layout: L
                 facts["n_deg"][order[pert]] = n
     if not options.null_draws:
         return
-    nulls = null_norms_of(layout, context.rows, context.controls, width, options.null_draws,
-                          [generator(options.seed, name, "null", str(k)) for k in range(options.null_draws)], pool)  # fmt: skip
+    nulls = null_norms_of(layout, context.rows, context.controls, width, options.null_draws, options.seed, name, pool)
     for k, r in enumerate(context.rows):
         at = order[layout.pert_ids[r]]
         own = nulls[:, k]

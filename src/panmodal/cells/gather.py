@@ -20,7 +20,7 @@ from panmodal.cells.conditions import Layout
 from panmodal.cells.kernels import new_report, place_cells
 from panmodal.cells.source import BYTES_PER_VALUE, prefetched
 from panmodal.cells.stream import CellStream
-from panmodal.errors import InputError
+from panmodal.errors import InputError, StoreError
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class GatheredCells:
         self._length = np.zeros(len(order), dtype=np.int32)
         place = np.full(len(layout.row), -1, dtype=np.int64)
         place[order] = np.arange(len(order))
-        chunk = self._plan(stream, layout, memory, chunk_values)
         try:
+            chunk = self._plan(stream, layout, memory, chunk_values)
             self._fill(stream, place, log_input, chunk, n_jobs, progress)
         except BaseException:
             self.close()
@@ -133,13 +133,19 @@ class GatheredCells:
     def _file(self, name: str, dtype: type, size: int) -> Any:
         assert self._folder is not None
         path = Path(self._folder.name) / name
-        with path.open("wb") as stream:
-            # Real blocks, so that a full disk is an error here and not a crash of a write to the map.
-            total = max(1, size) * np.dtype(dtype).itemsize
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(stream.fileno(), 0, total)
-            else:
-                stream.truncate(total)
+        total = max(1, size) * np.dtype(dtype).itemsize
+        try:
+            with path.open("wb") as stream:
+                # Real blocks, so that a full disk is an error here and not a crash of a write to the map.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(stream.fileno(), 0, total)
+                else:
+                    stream.truncate(total)
+        except OSError as error:
+            raise StoreError(
+                f"{path.parent}: no room for {gib(total)} GiB of sorted cells ({error.strerror or error}). Free some space, name "
+                "another folder with the environment variable TMPDIR, or give more --memory."
+            ) from error
         array = np.memmap(path, dtype=dtype, mode="r+", shape=(max(1, size),))
         self._maps.append(array)
         return array

@@ -244,8 +244,8 @@ def two_stage(batch_start, outer, inner, rng, weights, shares):
 
 
 @compiled
-def null_norms(indptr, genes, values, batch_start, wanted, wanted_start, size_at, size_start, size_batch, n_genes, matched, rng,
-               out):  # fmt: skip
+def null_norms(indptr, genes, values, batch_start, drawn, drawn_start, weights, wanted, wanted_start, size_at, size_start, size_batch,
+               n_genes, matched, out):  # fmt: skip
     """Norms of responses made of control cells only, one draw of all sizes.
 
     In each batch control cells are drawn with replacement, one after the other; the running mean after n cells stands for a
@@ -257,6 +257,10 @@ def null_norms(indptr, genes, values, batch_start, wanted, wanted_start, size_at
         Control cells, normalised, sorted by batch.
     batch_start
         First cell of each batch, and the end.
+    drawn, drawn_start
+        Cells drawn one after the other, all batches after one another; where each batch begins, and the end.
+    weights
+        How often each cell is in the second resampling, over the number of cells of its batch.
     wanted, wanted_start
         Numbers of cells asked for in each batch, ascending, all batches one after the other; where each batch begins.
     size_at, size_start, size_batch
@@ -271,22 +275,20 @@ def null_norms(indptr, genes, values, batch_start, wanted, wanted_start, size_at
     controls = np.zeros((n_batches, n_genes))
     running = np.zeros(n_genes)
     for b in range(n_batches):
-        low, high = batch_start[b], batch_start[b + 1]
         running[:] = 0.0
-        drawn = 0
+        done = 0
         for k in range(wanted_start[b], wanted_start[b + 1]):
-            while drawn < wanted[k]:
-                cell = low + rng.integers(0, high - low)
+            while done < wanted[k]:
+                cell = drawn[drawn_start[b] + done]
                 for e in range(indptr[cell], indptr[cell + 1]):
                     running[genes[e]] += values[e]
-                drawn += 1
+                done += 1
             for j in range(n_genes):
-                snapshots[k, j] = running[j] / drawn
-        for _ in range(high - low):
-            cell = low + rng.integers(0, high - low)
-            for e in range(indptr[cell], indptr[cell + 1]):
-                controls[b, genes[e]] += values[e]
-        controls[b] /= high - low
+                snapshots[k, j] = running[j] / done
+        for cell in range(batch_start[b], batch_start[b + 1]):
+            if weights[cell] > 0:
+                for e in range(indptr[cell], indptr[cell + 1]):
+                    controls[b, genes[e]] += weights[cell] * values[e]
     overall = np.zeros(n_genes)
     for b in range(n_batches):
         overall += controls[b] / n_batches

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from panmodal.cells.conditions import Layout
 from panmodal.cells.gather import Group
 from panmodal.cells.kernels import null_norms
+from panmodal.cells.resample import generator
 
 
 def spearman_brown(r: float) -> float:
@@ -21,8 +22,8 @@ def spearman_brown(r: float) -> float:
     return 2 * r / (1 + r) if r > 0 else r
 
 
-def null_norms_of(layout: Layout, rows: Sequence[int], controls: Group, width: int, n_draws: int,
-                  generators: Sequence[np.random.Generator], pool: ThreadPoolExecutor) -> NDArray[np.float64]:  # fmt: skip
+def null_norms_of(layout: Layout, rows: Sequence[int], controls: Group, width: int, n_draws: int, seed: int, name: str,
+                  pool: ThreadPoolExecutor) -> NDArray[np.float64]:  # fmt: skip
     """Norms of responses of control cells: for each row as many as it has, in the same batches, by the same rule.
 
     Parameters
@@ -31,8 +32,8 @@ def null_norms_of(layout: Layout, rows: Sequence[int], controls: Group, width: i
         Rows of one context.
     controls
         Control cells of the context.
-    generators
-        Random numbers of each draw.
+    n_draws, seed, name
+        Number of draws, seed and name of the context. The cells drawn for a row do not depend on what other rows there are.
 
     Returns
     -------
@@ -53,13 +54,26 @@ def null_norms_of(layout: Layout, rows: Sequence[int], controls: Group, width: i
     order = np.argsort(row, kind="stable")
     size_at, size_batch = inverse[order].astype(np.int64), batch[order]
     size_start = np.searchsorted(row[order], np.arange(len(rows) + 1)).astype(np.int64)
+    bounds = list(zip(controls.batch_start[:-1].tolist(), controls.batch_start[1:].tolist(), strict=True))
+    most = [int(wanted[wanted_start[b] : wanted_start[b + 1]].max(initial=0)) for b in range(len(bounds))]
+    drawn_start = np.concatenate([[0], np.cumsum(most)]).astype(np.int64)
 
-    def one(rng: np.random.Generator) -> NDArray[np.float64]:
+    def one(draw: int) -> NDArray[np.float64]:
+        drawn, weights = np.empty(int(drawn_start[-1]), dtype=np.int64), np.empty(controls.n_cells)
+        for b, (low, high) in enumerate(bounds):
+            key = (name, "null", str(draw), str(int(controls.batches[b])))
+            # Uniform numbers, so that more cells are the same ones and some more.
+            uniform = generator(seed, *key).random(most[b])
+            drawn[drawn_start[b] : drawn_start[b + 1]] = low + np.minimum(
+                uniform * (high - low), high - low - 1
+            ).astype(np.int64)
+            again = generator(seed, *key, "controls").integers(0, high - low, size=high - low)
+            weights[low:high] = np.bincount(again, minlength=high - low) / (high - low)
         out = np.empty(len(rows))
-        null_norms(controls.indptr, controls.genes, controls.values, controls.batch_start, wanted, wanted_start, size_at, size_start,
-                   size_batch, width, layout.matched, rng, out)  # fmt: skip
+        null_norms(controls.indptr, controls.genes, controls.values, controls.batch_start, drawn, drawn_start, weights, wanted,
+                   wanted_start, size_at, size_start, size_batch, width, layout.matched, out)  # fmt: skip
         return out
 
-    drawn = np.stack(list(pool.map(one, generators[:n_draws])))
-    drawn[:, np.diff(size_start) == 0] = np.nan
-    return drawn
+    norms = np.stack(list(pool.map(one, range(n_draws))))
+    norms[:, np.diff(size_start) == 0] = np.nan
+    return norms

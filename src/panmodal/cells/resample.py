@@ -115,6 +115,16 @@ def mean_weights(group: Group, used: NDArray[np.bool_]) -> tuple[NDArray[np.floa
     return weights, shares
 
 
+def resampled(used: NDArray[np.bool_], times: int, draws: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Weights of the mean of ``times`` resamplings of the used cells: cells x draws."""
+    cells = np.flatnonzero(used)
+    out = np.zeros((len(used), draws), dtype=np.float32)
+    if len(cells):
+        share = np.full(len(cells), 1.0 / len(cells))
+        out[cells] = (rng.multinomial(times * len(cells), share, size=draws) / (times * len(cells))).T
+    return out
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weight matrix of one group of cells.
@@ -175,6 +185,9 @@ def draw_weights(group: Group, scheme: Scheme, rng: np.random.Generator, *, only
 def _bootstrap_part(group: Group, part: NDArray[np.bool_], scheme: Scheme, rng: np.random.Generator, cells: NDArray[np.float32],
                     shares: NDArray[np.float64]) -> None:  # fmt: skip
     """Two-stage bootstrap of some of the cells of a group."""
+    if not part.any():
+        shares[:] = np.nan
+        return
     counts = np.add.reduceat(part.astype(np.int64), group.batch_start[:-1])
     there = counts > 0
     start = np.concatenate([[0], np.cumsum(counts[there])]).astype(np.int64)

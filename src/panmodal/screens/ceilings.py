@@ -104,26 +104,28 @@ class Ceilings:
         try:
             with h5py.File(self.path, "r") as handle:
                 version = int(handle.attrs["format"])
+                if version != FORMAT:
+                    raise InputError(f"{self.path}: written in format {version}; this version reads {FORMAT}. Make it again with "
+                                     "panmodal ceiling.")  # fmt: skip
                 self.options: dict[str, Any] = json.loads(handle.attrs["options"])
                 self.readouts = [v.decode() for v in handle["readouts"][:]]
                 self._contexts: dict[str, str] = {}
                 self._ids: dict[str, list[str]] = {}
                 self._arrays: dict[str, dict[str, tuple[int, ...]]] = {}
                 self._digests: dict[str, str] = {}
-                for key, group in handle["contexts"].items():
+                for key, group in sorted(handle["contexts"].items(), key=lambda item: int(item[0])):
                     name = str(group.attrs["context"])
                     self._contexts[name] = key
                     self._digests[name] = str(group.attrs["responses"])
                     self._ids[name] = [v.decode() for v in group["pert_id"][:]]
                     self._arrays[name] = {k: v.shape for k, v in group.items() if hasattr(v, "shape")}
-        except (OSError, KeyError, ValueError) as error:
+        except InputError:
+            raise
+        # A damaged file can make the library raise anything.
+        except Exception as error:
             raise InputError(
                 f"{self.path}: cannot be read as ceilings ({error}). Make them with panmodal ceiling."
             ) from error
-        if version != FORMAT:
-            raise InputError(
-                f"{self.path}: written in format {version}; this version reads {FORMAT}. Make it again with panmodal ceiling."
-            )
 
     @property
     def contexts(self) -> list[str]:
