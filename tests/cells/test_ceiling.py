@@ -327,7 +327,7 @@ def test_bootstrap_draws_have_the_law_of_gathering_cells_again(kind, request, tm
         assert stats.ks_2samp(ours, naive).pvalue > 0.005
 
 
-def test_perturbations_share_the_draws_of_controls_only(pooled, folder, tmp_path):
+def test_perturbations_draw_apart(pooled, folder, tmp_path):
     # The same cells under a second name.
     data = anndata.read_h5ad(pooled.cells.paths[0])
     data.obs["perturbation"] = data.obs["perturbation"].astype(str)
@@ -347,8 +347,9 @@ def test_perturbations_share_the_draws_of_controls_only(pooled, folder, tmp_path
     values, batch = pooled.of(name, "one")
     rng, batches = np.random.default_rng(0), np.unique(batch)
     naive = np.array([naive_mean(rng, values, batch, rng.choice(batches, len(batches))) for _ in range(400)])
-    # The difference of the two is noise of the perturbed cells, drawn for each anew; that of the controls is gone.
-    assert (drawn[:, a] - drawn[:, b]).var(axis=0).sum() == pytest.approx(2 * naive.var(axis=0).sum(), rel=0.1)
+    # Cells are drawn anew for each, control draws are chosen for each, so that chance averages out over perturbations.
+    spread = drawn[:, a].var(axis=0).sum() + drawn[:, b].var(axis=0).sum()
+    assert (drawn[:, a] - drawn[:, b]).var(axis=0).sum() == pytest.approx(spread, rel=0.1)
     assert drawn[:, a].var(axis=0).sum() > 1.5 * naive.var(axis=0).sum()
     assert (made.labels("one")[a] != made.labels("one")[b]).any(axis=1).mean() > 0.2
     one, two = pairs(made, "disjoint_halves", screen, "one")

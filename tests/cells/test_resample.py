@@ -1,4 +1,5 @@
 from itertools import pairwise
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from panmodal.cells import controls as controls_module
 from panmodal.cells.controls import ControlDraws
 from panmodal.cells.gather import Group
 from panmodal.cells.resample import Scheme, draw_weights, generator, halves, mean_weights, replicate_sides
@@ -86,7 +88,7 @@ def test_bootstrap_weights_are_whole_cells_of_whole_batches(sizes, seed):
 def respond(group, controls, scheme, rng, *, seed=0, matched=False, separate=False):
     """Draws of the response of a group."""
     shared = ControlDraws(controls, scheme, WIDTH, matched=matched, separate=separate, seed=seed, name="ctx")
-    return shared.response(group, draw_weights(group, scheme, rng))
+    return shared.response(group, draw_weights(group, scheme, rng), "p")
 
 
 @given(SIZES, SEEDS)
@@ -99,7 +101,8 @@ def test_a_draw_is_the_mean_of_the_cells_drawn(sizes, seed):
     drawn = [
         draw_weights(g, scheme, rng) for g, rng in zip(groups, (np.random.default_rng(seed), controls), strict=True)
     ]
-    out = respond(groups[0], groups[1], scheme, np.random.default_rng(seed), seed=seed)
+    with mock.patch.object(controls_module, "POOL", 1):
+        out = respond(groups[0], groups[1], scheme, np.random.default_rng(seed), seed=seed)
     assert out.shape == (WIDTH, 5)
 
     def gathered(cells, of, weights, times):

@@ -255,7 +255,7 @@ def _one_row(group: Group, pert_id: str, context: _Context, options: CeilingOpti
     """Draw everything of one perturbation; ``tested`` is None where the screen has no DEG labels."""
     scheme, rng = context.scheme, generator(options.seed, context.name, "perturbed", pert_id)
     weights = draw_weights(group, scheme, rng)
-    drawn = context.draws.response(group, weights)
+    drawn = context.draws.response(group, weights, pert_id)
     at = scheme.columns
     out: dict[str, Any] = {
         k: drawn[:, s].T.astype(np.float16) for k, s in at.items() if k != "point" and s.stop > s.start

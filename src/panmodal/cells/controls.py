@@ -1,8 +1,9 @@
-"""Draws of control means, shared by all perturbations of a context: draw d is one repeated experiment."""
+"""Draws of control means, drawn once for all perturbations of a context."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from panmodal.cells.kernels import add_draws
 from panmodal.cells.resample import Scheme, Weights, draw_weights, generator, mean_weights, resampled
 
 Matrix = NDArray[np.float32]
+POOL = 10
+"""Pooled rule: times as many control resamplings as a perturbation uses, of which each takes its own choice. Drawn anew for every
+perturbation they would cost most of the time; all the same for all, their chance would not average out over perturbations."""
 
 
 def apply(group: Group, weights: Matrix, width: int) -> Matrix:
@@ -52,7 +56,9 @@ class ControlDraws:
     def __init__(
         self, group: Group, scheme: Scheme, width: int, *, matched: bool, separate: bool, seed: int, name: str
     ) -> None:
-        self._scheme, self._width, self._matched, self._separate = scheme, width, matched, separate
+        self._width, self._matched, self._separate = width, matched, separate
+        self._scheme = scheme if matched else replace(scheme, outer=POOL * scheme.outer)
+        self._used = scheme
         self._seed, self._name = seed, name
         self.second = np.zeros((group.n_cells, max(scheme.halves, int(separate))), dtype=bool)
         self._parts = {-1: group}
@@ -67,7 +73,8 @@ class ControlDraws:
         self._lock = threading.Lock()
         first = 0
         for batch, part in self._parts.items():
-            weights = draw_weights(part, scheme, generator(seed, name, "control", str(batch)), only_second=separate)
+            rng = generator(seed, name, "control", str(batch))
+            weights = draw_weights(part, self._scheme, rng, only_second=separate)
             self._draws[batch] = apply(part, weights.cells, width)
             self._draws[batch][:, np.isnan(weights.shares).any(axis=0)] = np.nan
             self._whole[batch] = apply(part, all_cells(part).cells, width)
@@ -97,7 +104,18 @@ class ControlDraws:
             low += part.n_cells
         raise KeyError(batch)
 
-    def response(self, group: Group, weights: Weights) -> Matrix:
+    def _chosen(self, pert_id: str) -> NDArray[np.intp]:
+        """Columns of the control draws that a perturbation is compared with (pooled rule)."""
+        every = np.arange(self._scheme.width)
+        if self._scheme.outer == self._used.outer:
+            return every
+        rng = generator(self._seed, self._name, "control", "chosen", pert_id)
+        outer = rng.choice(self._scheme.outer, size=self._used.outer, replace=False)
+        at = self._scheme.columns["bootstrap"]
+        own = at.start + (outer[:, None] * self._scheme.inner + np.arange(self._scheme.inner)).ravel()
+        return np.concatenate([every[: at.start], own, every[at.stop :]])
+
+    def response(self, group: Group, weights: Weights, pert_id: str) -> Matrix:
         """Draws of a response: perturbed minus control, genes x columns; NaN where a column has no cell on one side."""
         out = apply(group, weights.cells, self._width)
         if self._matched:
@@ -112,7 +130,7 @@ class ControlDraws:
                     other = self._repeated(batch, m)[:, again] - self._draws[batch][:, at.start + again]
                     out[:, at.start + again] -= share[at.start + again] * other
         else:
-            out -= self._draws[-1]
+            out -= self._draws[-1][:, self._chosen(pert_id)]
         out[:, np.isnan(weights.shares).any(axis=0)] = np.nan
         return out
 

@@ -111,6 +111,7 @@ class GatheredCells:
         fixed = FIXED + 96 * stream.n_cells
         largest = max(SMALLEST_CHUNK, *(len(s.genes) for s in stream.sources)) * BYTES_PER_VALUE * HELD_CHUNKS
         free = int(memory * GIB) - fixed
+        controls += controls // 4  # and their weights
         if free < largest + controls or bounds[0] == bounds[1]:
             need = gib(fixed + largest + controls)
             raise InputError(f"--memory {memory:g} GiB is too little: the annotation, one chunk and the control cells of one context "
