@@ -142,3 +142,23 @@ def test_a_results_folder_is_described(tmp_path, screen, embedding):
     assert "'mine'" in facts["embeddings"]
     assert facts["screens"] == "'s'"
     assert facts["scores"].endswith("rows")
+
+
+def test_raw_cells_screens_made_of_them_and_ceilings_are_told_apart(tmp_path):
+    from panmodal.cells.ceiling import CeilingOptions, make_ceilings
+    from panmodal.cells.prepare import open_cells, prepare
+    from panmodal.cells.simulate import simulate_cells
+    from panmodal.inspect import describe
+
+    simulate_cells(tmp_path / "cells.h5ad", n_cells=600, n_perturbations=4, n_genes=20, n_batches=2)
+    cells = open_cells([tmp_path / "cells.h5ad"])
+    screen = prepare(cells, n_jobs=1)
+    screen.write(tmp_path / "screen.h5ad")
+    make_ceilings(cells, screen, tmp_path / "screen.ceilings.h5", CeilingOptions(null_draws=3), n_jobs=1)
+    found = {
+        name: dict(describe(str(tmp_path / name))[0]) for name in ("cells.h5ad", "screen.h5ad", "screen.ceilings.h5")
+    }
+    assert "raw counts" in found["cells.h5ad"]["what"] and "'non-targeting'" in found["cells.h5ad"]["controls"]
+    assert "screen" in found["screen.h5ad"]["what"] and "cells.h5ad" in found["screen.h5ad"]["made by"]
+    assert "ceilings" in found["screen.ceilings.h5"]["what"]
+    assert "experimental_error" in found["screen.ceilings.h5"]["context sim-line-A"]

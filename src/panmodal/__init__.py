@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 from panmodal._version import __version__
 
 if TYPE_CHECKING:
+    from panmodal.cells.ceiling import CeilingOptions, make_ceilings
+    from panmodal.cells.prepare import PrepareOptions, open_cells, prepare
+    from panmodal.cells.simulate import simulate_cells
     from panmodal.embeddings import Card, Embedding, read_embedding
     from panmodal.errors import InputError, LeakError, PanmodalError, StoreError
     from panmodal.evaluation.api import run_config, write_leaderboard
@@ -25,9 +28,11 @@ if TYPE_CHECKING:
     from panmodal.evaluation.metrics import METRICS
     from panmodal.evaluation.run import Results, rescore, run
     from panmodal.evaluation.store import Store
+    from panmodal.insight.gaps import gap_table
     from panmodal.insight.leaderboard import leaderboard, overall
     from panmodal.probes import ProbeCV
     from panmodal.screens import Screen, Split, make_split, read_screen, read_split
+    from panmodal.screens.ceilings import Ceilings
 
 # Loaded on first use, so that importing panmodal is quick.
 _WHERE = {
@@ -36,14 +41,18 @@ _WHERE = {
     "run_config": "evaluation.api", "write_leaderboard": "evaluation.api", "RunConfig": "evaluation.config",
     "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.run", "run": "evaluation.run",
     "Store": "evaluation.store", "leaderboard": "insight.leaderboard", "overall": "insight.leaderboard",
-    "ProbeCV": "probes",
+    "gap_table": "insight.gaps", "ProbeCV": "probes", "Ceilings": "screens.ceilings",
+    "CeilingOptions": "cells.ceiling", "make_ceilings": "cells.ceiling", "PrepareOptions": "cells.prepare",
+    "open_cells": "cells.prepare", "prepare": "cells.prepare", "simulate_cells": "cells.simulate",
     "Screen": "screens", "Split": "screens", "make_split": "screens", "read_screen": "screens", "read_split": "screens",
 }  # fmt: skip
 
 __all__ = [
-    "METRICS", "Card", "Embedding", "InputError", "LeakError", "PanmodalError", "ProbeCV", "Results", "RunConfig", "Screen",
-    "Split", "Store", "StoreError", "__version__", "leaderboard", "make_split", "overall", "read_embedding",
-    "read_screen", "read_split", "rescore", "run", "run_config", "write_leaderboard",
+    "METRICS", "Card", "CeilingOptions", "Ceilings", "Embedding", "InputError", "LeakError", "PanmodalError",
+    "PrepareOptions", "ProbeCV", "Results", "RunConfig", "Screen", "Split", "Store", "StoreError",
+    "__version__", "gap_table", "leaderboard", "make_ceilings", "make_split", "open_cells", "overall",
+    "prepare", "read_embedding", "read_screen", "read_split", "rescore", "run", "run_config", "simulate_cells",
+    "write_leaderboard",
 ]  # fmt: skip
 
 

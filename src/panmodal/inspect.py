@@ -13,6 +13,7 @@ from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, PanmodalError, StoreError, some
 from panmodal.evaluation.config import EmbeddingInput, load_screen
 from panmodal.evaluation.store import MANIFEST, Store
+from panmodal.screens.ceilings import SUFFIX, Ceilings
 from panmodal.screens.embedded import EMBEDDED_SCREENS
 from panmodal.screens.screen import Screen
 
@@ -36,7 +37,46 @@ def describe_screen(screen: Screen) -> Facts:
         norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
         facts.append((f"context {context}", f"{len(ids)} perturbations, response norm median {np.median(norms):.3g} "
                       f"(range {norms.min():.3g} to {norms.max():.3g}), digest {screen.digest(context)[-32:][:12]}"))  # fmt: skip
+    if screen.provenance:
+        made = screen.provenance
+        counts = made["counts"]
+        facts += [
+            ("made by", f"{made['made_by']} from {', '.join(i['path'] for i in made['inputs'])}"),
+            ("cells", f"{counts['cells_used']} of {counts['cells']} used, {counts['control_cells']} of them controls; {made['rule']} "
+                      f"control rule, DEG labels: {made['deg']}"),
+        ]  # fmt: skip
     return [*facts, *(("note", note) for note in screen.notes)]
+
+
+def describe_ceilings(ceilings: Ceilings) -> Facts:
+    """Facts of a file of ceilings."""
+    chosen = ", ".join(f"{k} {v}" for k, v in ceilings.options.items() if v not in ([], None))
+    facts = [("what", "ceilings (what the experiment's noise allows)"), ("options", chosen)]
+    for context in ceilings.contexts:
+        names = ", ".join(e.name for e in ceilings.estimators(context))
+        facts.append((f"context {context}", f"{len(ceilings.pert_ids(context))} perturbations; {names}"))
+    return facts
+
+
+def _describe_cells(path: str, **options: Any) -> Facts | None:
+    """Facts of a file of raw cells; None if it is not one (no control cells, or values that are no counts)."""
+    from panmodal.cells.prepare import PrepareOptions, open_cells
+
+    context_col = options.get("context_col") or ()
+    try:
+        cells = open_cells([path], PrepareOptions(
+            pert_col=options.get("pert_col"), context=options.get("context"), drop_unassigned=True,
+            context_col=(context_col,) if isinstance(context_col, str) else tuple(context_col),
+        ))  # fmt: skip
+    except PanmodalError:
+        return None
+    try:
+        values = next(iter(cells.stream.chunks(2**16)))[0].values
+        if (values < 0).any() or (values != np.floor(values)).any():
+            return None
+        return [("what", "raw counts of cells: panmodal prepare makes a screen of them"), *cells.facts()]
+    finally:
+        cells.stream.close()
 
 
 def describe_embedding(embedding: Embedding, screen: Screen | None = None) -> Facts:
@@ -94,9 +134,22 @@ def describe(path: str, screen: Screen | None = None, **options: Any) -> list[Fa
     file = require_exists(path.partition("#")[0])
     if file.is_dir() and (file / MANIFEST).exists():
         return [_describe_results(file)]
-    if file.is_dir() and suffix(file) != ".zarr":
-        raise InputError(f"{path}: a folder that is neither a results folder (it has no {MANIFEST}) nor a .zarr.")
+    if file.is_dir() and suffix(file) != ".zarr" and not any(file.glob("matrix.mtx*")):
+        raise InputError(
+            f"{path}: a folder that is neither a results folder (it has no {MANIFEST}) nor a .zarr nor a 10x matrix."
+        )
     allow_pickle, id_col = bool(options.pop("allow_pickle", False)), options.pop("id_col", None)
+    if file.name.endswith(SUFFIX):
+        return [describe_ceilings(Ceilings(file))]
+    if (
+        screen is None
+        and "#" not in path
+        and suffix(file) in (".h5ad", ".zarr", ".h5", "")
+        and not _says_what_it_is(file)
+    ):
+        cells = _describe_cells(path, **options)
+        if cells:
+            return [cells]
     reason = None
     if screen is None and "#" not in path and not _looks_like_embedding(file):
         try:
@@ -130,6 +183,17 @@ def _others(path: str, file: Path, screen: Screen | None) -> list[Facts]:
     except PanmodalError:
         return []
     return [describe_embedding(EmbeddingInput(path=f"{path}#{key}").load(), screen) for key in keys]
+
+
+def _says_what_it_is(file: Path) -> bool:
+    """Whether an h5ad names its response or carries an embedding's card."""
+    import h5py
+
+    try:
+        with h5py.File(file, "r") as handle:
+            return bool({"panmodal", "response", "panmodal_card"} & set(handle.get("uns", {})))
+    except OSError:
+        return False
 
 
 def _looks_like_embedding(file: Path) -> bool:
