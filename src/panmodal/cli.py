@@ -218,10 +218,10 @@ def leaderboard(
             write_leaderboard(results, target, metric=metric, fallback=fallback, probes=probe, ceiling=ceiling)
             console.print(f"Wrote {target}", highlight=False, soft_wrap=True)
     if gaps is not None:
-        write_text(
-            gaps,
-            gap_table(store.scores(), store.perturbations(), store.ceilings(), fallback=fallback).to_csv(index=False),
-        )
+        if gaps.suffix != ".csv":
+            raise InputError(f"{gaps}: a file written with --gaps must end in .csv.")
+        table = gap_table(store.scores(), store.perturbations(), store.ceilings(), fallback=fallback, probes=probe)
+        write_text(gaps, table.to_csv(index=False))
         console.print(f"Wrote {gaps}", highlight=False, soft_wrap=True)
 
 

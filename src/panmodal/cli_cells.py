@@ -254,7 +254,7 @@ def _same_cells(screen: Screen, path: Path, given: list[str] | None) -> Any:
     # What was detected then is asked for now.
     fields |= {"pert_col": columns["perturbation"], "control": tuple(columns["controls"]), "batch_col": columns["batch"] or "none",
                "context_col": tuple(columns["context"]), "rule": record["rule"], "deg": record["deg"]}  # fmt: skip
-    return open_cells([f"{i['name']}={p}" for i, p in zip(inputs, paths, strict=True)], PrepareOptions(**fields))
+    return open_cells([(i["name"], p) for i, p in zip(inputs, paths, strict=True)], PrepareOptions(**fields))
 
 
 def simulate(

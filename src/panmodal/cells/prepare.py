@@ -123,7 +123,7 @@ class Cells:
         return facts + [("note", note) for note in (*self.stream.notes, *columns.notes)]
 
 
-def open_cells(paths: Sequence[str | Path], options: PrepareOptions | None = None) -> Cells:
+def open_cells(paths: Sequence[str | Path | tuple[str, Path]], options: PrepareOptions | None = None) -> Cells:
     """Open files of cells, find their columns and sort the cells into groups; no count is read yet.
 
     Raises
@@ -140,18 +140,18 @@ def open_cells(paths: Sequence[str | Path], options: PrepareOptions | None = Non
         raise InputError("give --context-col or one --context, not both.")
     stream = CellStream(paths, layer=options.layer, gene_col=options.gene_col, table=options.table, genes=options.genes)
     try:
-        return _sort_cells(stream, options, paths)
+        return _sort_cells(stream, options)
     except BaseException:
         stream.close()
         raise
 
 
-def _sort_cells(stream: CellStream, options: PrepareOptions, paths: Sequence[str | Path]) -> Cells:
+def _sort_cells(stream: CellStream, options: PrepareOptions) -> Cells:
     """Find columns, controls, rule, test and groups."""
     where = ", ".join(str(p) for p in stream.paths)
     columns = find_columns(
         stream.obs, where, pert_col=options.pert_col, controls=options.control, batch_col=options.batch_col,
-        context_col=options.context_col, several_files=len(paths) > 1, one_context=options.context is not None,
+        context_col=options.context_col, several_files=len(stream.paths) > 1, one_context=options.context is not None,
     )  # fmt: skip
     rule = choose_rule(options.rule, columns)
     layout = lay_out(
@@ -168,7 +168,7 @@ def _sort_cells(stream: CellStream, options: PrepareOptions, paths: Sequence[str
         raise InputError(
             f"{where}: --deg vote needs at least two batches, but there is one. Use --deg pooled, or name the --batch-col."
         )
-    return Cells(stream, columns, layout, rule, test, options, tuple(str(p) for p in paths))
+    return Cells(stream, columns, layout, rule, test, options, tuple(str(p) for p in stream.paths))
 
 
 def control_mean(layout: Layout, means: NDArray[np.float64], context: str) -> NDArray[np.float64]:

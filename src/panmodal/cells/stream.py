@@ -29,7 +29,7 @@ class CellStream:
     Parameters
     ----------
     paths
-        Files; ``NAME=FILE`` names a file, otherwise its stem does.
+        Files; ``NAME=FILE`` or (name, file) names a file, otherwise its stem does.
     layer, gene_col, table
         As in :func:`panmodal.cells.source.open_counts`.
     genes
@@ -47,7 +47,7 @@ class CellStream:
         What was noticed.
     """
 
-    def __init__(self, paths: Sequence[str | Path], *, layer: str | None = None, gene_col: str | None = None,
+    def __init__(self, paths: Sequence[str | Path | tuple[str, Path]], *, layer: str | None = None, gene_col: str | None = None,
                  table: str | Path | None = None, genes: Sequence[str] | None = None) -> None:  # fmt: skip
         if not paths:
             raise InputError("no file of cells given.")
@@ -175,7 +175,9 @@ class CellStream:
         self.close()
 
 
-def _named(given: str | Path) -> tuple[str, Path]:
+def _named(given: str | Path | tuple[str, Path]) -> tuple[str, Path]:
+    if isinstance(given, tuple):
+        return given
     text = str(given)
     name, equals, path = text.partition("=")
     if equals and name and not Path(text).exists():

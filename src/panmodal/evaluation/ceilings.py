@@ -80,8 +80,10 @@ def fold_ceilings(
     return pd.concat(frames, ignore_index=True)
 
 
-def store_ceilings(store: Store, ceilings: Ceilings, screen: Screen, split: Split, metrics: Sequence[str], n_jobs: int,
-                   progress: Callable[[int, int], None] | None = None) -> None:  # fmt: skip
+def store_ceilings(
+    store: Store, ceilings: Ceilings, screen: Screen, split: Split, seed: int, metrics: Sequence[str], n_jobs: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:  # fmt: skip
     """Compute the ceilings of every (context, fold) that the folder does not hold yet.
 
     Raises
@@ -92,23 +94,29 @@ def store_ceilings(store: Store, ceilings: Ceilings, screen: Screen, split: Spli
     from joblib import Parallel, delayed
 
     ceilings.check(screen)
-    chosen = [m for m in metrics_for(screen.response) if m.name in metrics]
-    jobs = []
+    wanted = {m.name: m.rule for m in metrics_for(screen.response) if m.name in metrics}
+    todo = []
     for context in (c for c in screen.contexts if c in ceilings.contexts):
         for fold in split.numbers:
-            key = digest_json({
-                "ceilings": ceilings.digest(context), "split": split.digest, "fold": fold,
-                "metrics": {m.name: m.rule for m in chosen}, "rule": RULE,
-            })  # fmt: skip
-            jobs.append(((screen.name, context, screen.response, split.name, fold), key))
-    todo = [job for job in jobs if not store.has_ceilings(*job)]
+            labels = (screen.name, context, screen.response, split.name, fold, seed)
+            key = digest_json({"ceilings": ceilings.digest(context), "split": split.digest, "fold": fold, "rule": RULE})
+            there = store.ceiling_metrics(labels, key)
+            if any(there.get(name) != rule for name, rule in wanted.items()):
+                # What other metrics there are stays.
+                todo.append((labels, key, [m for m in metrics_for(screen.response) if m.name in {*there, *wanted}]))
     if progress:
         progress(0, len(todo))
     results = Parallel(n_jobs=min(n_jobs, max(1, len(todo))), return_as="generator")(
-        delayed(fold_ceilings)(ceilings, screen, split, labels[1], labels[4], chosen) for labels, _ in todo
+        delayed(fold_ceilings)(ceilings, screen, split, labels[1], labels[4], chosen) for labels, _, chosen in todo
     )
-    for done, ((labels, key), frame) in enumerate(zip(todo, results, strict=True)):
-        store.write_ceilings(labels, key, {"responses": screen.digest(labels[1]), "split": split.digest}, frame)
+    for done, ((labels, key, chosen), frame) in enumerate(zip(todo, results, strict=True)):
+        about = {
+            "key": key,
+            "responses": screen.digest(labels[1]),
+            "split": split.digest,
+            "metrics": {m.name: m.rule for m in chosen},
+        }
+        store.write_ceilings(labels, about, frame.assign(seed=seed))
         if progress:
             progress(done + 1, len(todo))
     quality = pd.concat([ceilings.quality(c) for c in screen.contexts if c in ceilings.contexts], ignore_index=True)

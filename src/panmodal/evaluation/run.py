@@ -129,6 +129,8 @@ def run(
     if not embeddings:
         raise InputError("no embedding to benchmark; give at least one (--embedding FILE).")
     chosen = [m.name for m in metrics_for(screen.response, metrics)]
+    if ceilings is not None:
+        ceilings.check(screen)
     split = split or make_split(screen.pert_ids, n_folds=folds, seed=seed)
     plan = make_plan(screen, embeddings, split, probe_names=probes, seed=seed, permuted=permuted)
     if on_plan:
@@ -144,7 +146,7 @@ def run(
     store.save_run(plan.trials, {**(about or {}), **inputs})
     computed = _execute(plan, store, chosen, overwrite, n_jobs, keep_predictions, progress)
     if ceilings is not None:
-        store_ceilings(store, ceilings, screen, split, chosen, n_jobs or os.cpu_count() or 1)
+        store_ceilings(store, ceilings, screen, split, seed, chosen, n_jobs or os.cpu_count() or 1)
     compile_scores(store)
     return Results(store.path, plan, computed, len(plan.trials) - computed)
 

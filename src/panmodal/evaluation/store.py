@@ -238,33 +238,32 @@ class Store:
     def _ceilings_path(self, labels: Sequence[Any]) -> Path:
         return self.path / "ceilings" / f"{digest_json(list(labels))}.parquet"
 
-    def has_ceilings(self, labels: Sequence[Any], key: str) -> bool:
-        """Whether the ceilings of a task's fold are there and depend on the same (``key``)."""
-        path = self._ceilings_path(labels)
+    def ceiling_metrics(self, labels: Sequence[Any], key: str) -> dict[str, int]:
+        """Metrics (and versions of their formulae) of the stored ceilings of a task's fold; none if they depend on something else.
+
+        ``labels`` are its screen, context, response, split, fold and seed.
+        """
         try:
-            return path.exists() and _read(path, ["fold"])[1].get("key") == key
+            _, about = _read(self._ceilings_path(labels))  # all of it: a damaged file counts as absent
         except StoreError:
-            return False
+            return {}
+        return dict(about["metrics"]) if about.get("key") == key else {}
 
-    def write_ceilings(self, labels: Sequence[Any], key: str, about: dict[str, Any], frame: pd.DataFrame) -> None:
-        """Store the ceilings of a task's fold; ``labels`` are its screen, context, response, split and fold.
+    def write_ceilings(self, labels: Sequence[Any], about: dict[str, Any], frame: pd.DataFrame) -> None:
+        """Store the ceilings of a task's fold.
 
-        ``about`` has the digests of the responses and of the split, by which ceilings of replaced trials are told.
+        ``about`` has ``key`` and ``metrics``, and the digests of the responses and of the split, by which ceilings of replaced
+        trials are told.
         """
         import pyarrow as pa
 
         table = pa.Table.from_pandas(frame, preserve_index=False)
-        _write(
-            table.replace_schema_metadata({META: json.dumps({**about, "key": key}).encode()}),
-            self._ceilings_path(labels),
-        )
+        _write(table.replace_schema_metadata({META: json.dumps(about).encode()}), self._ceilings_path(labels))
 
-    def compile_ceilings(self) -> pd.DataFrame | None:
-        """Gather the ceilings that belong to the trials planned into ``ceilings.parquet``; None if there are none."""
-        valid = {
-            (t.screen, t.context, t.response, t.split, t.fold): (t.depends["responses"], t.depends["split"])
-            for t in self.trials()
-        }
+    def compile_ceilings(self) -> None:
+        """Gather the ceilings that belong to the trials planned into ``ceilings.parquet``; remove it if there are none."""
+        valid = {(t.screen, t.context, t.response, t.split, t.fold, t.seed): (t.depends["responses"], t.depends["split"])
+                 for t in self.trials()}  # fmt: skip
         frames = []
         for path in sorted((self.path / "ceilings").glob("*.parquet")):
             try:
@@ -272,14 +271,13 @@ class Store:
             except StoreError:
                 continue  # as good as absent; the next run computes it again
             frame = table.to_pandas()
-            labels = tuple(frame.loc[0, ["screen", "context", "response", "split", "fold"]])
+            labels = tuple(frame.loc[0, ["screen", "context", "response", "split", "fold", "seed"]])
             if valid.get(labels) == (about["responses"], about["split"]):
                 frames.append(frame)
-        if not frames:
-            return None
-        compiled = pd.concat(frames, ignore_index=True)
-        self.write_table("ceilings", compiled)
-        return compiled
+        if frames:
+            self.write_table("ceilings", pd.concat(frames, ignore_index=True))
+        else:
+            (self.path / "ceilings.parquet").unlink(missing_ok=True)
 
     def ceilings(self) -> pd.DataFrame | None:
         """Read ``ceilings.parquet``: one row per fold, estimator and test perturbation; None if the run had no ceilings."""
@@ -287,10 +285,13 @@ class Store:
         return _read(path)[0].to_pandas() if path.exists() else None
 
     def write_quality(self, screen: str, frame: pd.DataFrame) -> None:
-        """Put the facts of a screen's perturbations into ``quality.parquet``, in place of older ones of the same screen."""
+        """Put the facts of a screen's perturbations into ``quality.parquet``, in place of older ones of its contexts."""
         path = self.path / "quality.parquet"
-        others = [_read(path)[0].to_pandas().query("screen != @screen")] if path.exists() else []
-        self.write_table("quality", pd.concat([*others, frame.assign(screen=screen)], ignore_index=True))
+        others = _read(path)[0].to_pandas() if path.exists() else frame.assign(screen=screen).iloc[:0]
+        others = others[(others["screen"] != screen) | ~others["context"].isin(frame["context"])]
+        self.write_table(
+            "quality", pd.concat([o for o in (others, frame.assign(screen=screen)) if len(o)], ignore_index=True)
+        )
 
     # --- tables ------------------------------------------------------------------------------------------------------
 

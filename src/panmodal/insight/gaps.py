@@ -35,7 +35,7 @@ class _Unit:
 
 def gap_table(
     scores: pd.DataFrame, rows: pd.DataFrame, ceilings: pd.DataFrame | None = None, *, metrics: Sequence[str] | None = None,
-    fallback: str = "filled", draws: int = DRAWS,
+    fallback: str = "filled", probes: Sequence[str] | None = None, draws: int = DRAWS,
 ) -> pd.DataFrame:  # fmt: skip
     """Put every method on the floor-to-ceiling scale, for every metric and every estimator of the ceiling.
 
@@ -51,7 +51,9 @@ def gap_table(
     metrics
         All unless given.
     fallback
-        ``filled`` or ``common``.
+        ``filled`` or ``common`` (ids that all embeddings cover, whatever their probe).
+    probes
+        Keep only these probes (baselines always stay).
     draws
         Bootstrap draws.
 
@@ -70,11 +72,14 @@ def gap_table(
         own = rows[rows["trial"].isin(trials["trial"])]
         if fallback == "common":
             own = own[mark_common(own, trials.drop_duplicates("trial")).to_numpy()]
+        if probes:
+            trials = trials[trials["probe"].isin(probes) | (trials["role"] == "baseline")]
+            own = own[own["trial"].isin(trials["trial"])]
         bounds = None
         if ceilings is not None:
             bounds = ceilings[(ceilings[TASK] == pd.Series(dict(zip(TASK, task, strict=True)))).all(axis=1)]
         for metric in metrics or [m for m in METRICS if m in rows]:
-            if metric in own and own[metric].notna().any():
+            if metric in own:
                 tables.append(_one(task, trials, own, bounds, metric, draws).assign(metric=metric, fallback=fallback))
     if not tables:
         raise InputError(
@@ -93,19 +98,21 @@ def _one(task: tuple[str, ...], trials: pd.DataFrame, rows: pd.DataFrame, bounds
     no_skill = METRICS[metric].no_skill
     if no_skill is not None:
         own[metric] = own[metric].fillna(no_skill)
-    for (fold, _), part in own.groupby(["fold", "seed"], sort=True):
+    for (fold, seed), part in own.groupby(["fold", "seed"], sort=True):
         wide = part.pivot_table(index="pert_id", columns="method", values=metric, dropna=False, aggfunc="first")
         wide = wide.reindex(columns=range(len(methods)))
         limits = np.full((len(wide), len(estimators)), np.nan)
         if bounds is not None and estimators:
-            of_fold = bounds[bounds["fold"] == fold].pivot_table(index="pert_id", columns="estimator", values=metric, dropna=False,
-                                                                 aggfunc="first")  # fmt: skip
+            of_fold = bounds[(bounds["fold"] == fold) & (bounds["seed"] == seed)]
+            of_fold = of_fold.pivot_table(
+                index="pert_id", columns="estimator", values=metric, dropna=False, aggfunc="first"
+            )
             limits = of_fold.reindex(index=wide.index, columns=estimators).to_numpy(np.float64)
         units.append(_Unit(wide.to_numpy(np.float64), limits))
     higher = METRICS[metric].higher_is_better
-    seed = int.from_bytes(hashlib.sha256("\x00".join([*map(str, task), metric]).encode()).digest()[:8], "big")
+    entropy = int.from_bytes(hashlib.sha256("\x00".join([*map(str, task), metric]).encode()).digest()[:8], "big")
     means, limits = _means(units, None)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(entropy)
     weights = [
         rng.multinomial(len(u.values), np.full(len(u.values), 1 / len(u.values)), size=draws).astype(float)
         for u in units

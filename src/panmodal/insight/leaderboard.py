@@ -122,6 +122,9 @@ def leaderboard(
         raise InputError(f"no fallback {fallback!r}; use filled or common.")
     if metric is not None and metric not in METRICS:
         raise InputError(f"no metric {metric!r}; there are {', '.join(METRICS)}.")
+    if ceiling is not None and rows is None:
+        raise InputError("a ceiling can be chosen where the values of perturbations are given too (rows).")
+    every = scores
     if probes:
         unknown = sorted(set(probes) - set(scores["probe"]))
         if unknown:
@@ -135,7 +138,18 @@ def leaderboard(
         if not chosen.empty:
             board = _one_task(chosen, name, fallback)
             if rows is not None:
-                board = _with_gaps(board, gap_table(chosen, rows, ceilings, metrics=[name], fallback=fallback), ceiling)
+                board = _with_gaps(
+                    board,
+                    gap_table(
+                        every[(every[TASK] == list(task)).all(axis=1)],
+                        rows,
+                        ceilings,
+                        metrics=[name],
+                        fallback=fallback,
+                        probes=probes,
+                    ),
+                    ceiling,
+                )
             boards.append(board)
     if not boards:
         raise InputError(f"no scores of metric {metric!r}; there are {some(scores['metric'].unique(), 20)}.")

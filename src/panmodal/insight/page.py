@@ -49,7 +49,7 @@ def render_page(
         scores, metric=metric, fallback=fallback, probes=probes, rows=rows, ceilings=ceilings, ceiling=ceiling
     )
     used = list(dict.fromkeys(board["metric"]))
-    gaps = None if rows is None else gap_table(scores, rows, ceilings, metrics=used, fallback=fallback)
+    gaps = None if rows is None else gap_table(scores, rows, ceilings, metrics=used, fallback=fallback, probes=probes)
     other = "common" if fallback == "filled" else "filled"
     tasks = []
     for number_, (_, rows) in enumerate(board.groupby(TASK, sort=False)):
