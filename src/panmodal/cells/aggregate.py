@@ -215,7 +215,8 @@ def aggregate(
             local_group[control_group] = len(own_groups) + np.arange(len(control_group))
         row = local[layout.row]
         group = local_group[groups.group] if tests else groups.group
-        block_targets = np.concatenate([targets[start:stop], np.full((extra, targets.shape[1]), -1, dtype=np.int32)])
+        block_slots = np.concatenate([targets[start:stop], np.full((extra, targets.shape[1]), -1, dtype=np.int32)])
+        numbers = [_genes_of_slots(slot, n_slots)[block_slots] for slot in slots]
         owner = _owners(np.concatenate([cells[start:stop], cells[n_rows:] if number == 0 else cells[:0]]), n_jobs)
         empty = 0
         with ThreadPoolExecutor(n_jobs) as pool:
@@ -229,7 +230,7 @@ def aggregate(
                 owned = owner[own_row[order]]
                 work = [
                     pool.submit(add_cells, chunk.indptr, chunk.genes, chunk.values, order[owned == k], own_row, group[span],
-                                weight[span], stream.gene_maps[file], log_input, mean, moments[0], moments[1], own, block_targets,
+                                weight[span], stream.gene_maps[file], log_input, mean, moments[0], moments[1], own, numbers[file],
                                 slots[file], controls.linear, size, reports[k])
                     for k in range(n_jobs)
                 ]  # fmt: skip
@@ -272,6 +273,14 @@ def _targets(stream: CellStream, layout: Layout) -> tuple[list[NDArray[np.int32]
     for r, row in enumerate(names):
         out[r, : len(row)] = [slot.get(name, -1) for name in row]
     return stream.columns_of(list(slot)), out
+
+
+def _genes_of_slots(slot: NDArray[np.int32], n_slots: int) -> NDArray[np.int32]:
+    """Return the number in a file of the gene of each slot; the last entry (slot -1) is -1."""
+    out = np.full(n_slots + 1, -1, dtype=np.int32)
+    there = np.flatnonzero(slot >= 0)
+    out[slot[there]] = there
+    return out
 
 
 def _owners(cells: NDArray[np.int64], n_jobs: int) -> NDArray[np.int64]:

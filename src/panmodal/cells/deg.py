@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from panmodal.errors import InputError, some
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ALPHA = 0.05
 MIN_CELLS = 30
@@ -116,3 +122,53 @@ def vote(votes: NDArray[np.int8]) -> NDArray[np.int8]:
     raised = (up > down) & (up >= none)
     lowered = (down > up) & (down >= none)
     return raised.astype(np.int8) - lowered.astype(np.int8)
+
+
+def deg_of_groups(matrix: Any, groups: Sequence[str], control: str, *, alpha: float = ALPHA, min_cells: int = MIN_CELLS
+                  ) -> pd.DataFrame:  # fmt: skip
+    """DEG labels of groups of cells against control cells, all batches together, from a matrix in memory.
+
+    Parameters
+    ----------
+    matrix
+        Cells x genes, log-normalised; SciPy sparse or dense.
+    groups
+        Group of each cell.
+    control
+        Name of the control group.
+    min_cells
+        Groups with as many cells or fewer are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Groups (sorted) x genes (numbers), int8.
+
+    Raises
+    ------
+    InputError
+        No control cells, or fewer than two; numbers of cells that do not agree.
+    """
+    import pandas as pd
+    from scipy import sparse
+
+    from panmodal.cells.kernels import add_group_sums
+
+    cells = sparse.csr_matrix(matrix)
+    labelled = pd.Categorical(groups)
+    names, code = np.asarray(labelled.categories.astype(str)), np.asarray(labelled.codes, dtype=np.int64)
+    if len(code) != cells.shape[0] or (code < 0).any():
+        raise InputError(f"{cells.shape[0]} cells but {int((code >= 0).sum())} of them have a group.")
+    counts = np.bincount(code, minlength=len(names))
+    base = int(np.argmax(names == control))
+    if names[base] != control or counts[base] < 2:
+        raise InputError(f"fewer than two cells of the control group {control!r}; there are {some(names)}.")
+    first, second = np.zeros((len(names), cells.shape[1])), np.zeros((len(names), cells.shape[1]))
+    order = np.argsort(code, kind="stable")
+    add_group_sums(cells.indptr, cells.indices, cells.data, order, code, first, second)
+    tested = np.flatnonzero((counts > min_cells) & (np.arange(len(names)) != base))
+    out = np.empty((len(tested), cells.shape[1]), dtype=np.int8)
+    for k, g in enumerate(tested):
+        sums = first[g : g + 1], second[g : g + 1]
+        out[k] = deg_labels(int(counts[g]), *sums, int(counts[base]), first[base], second[base], alpha)[0]
+    return pd.DataFrame(out, index=names[tested])

@@ -151,34 +151,65 @@ def add_cells(indptr, genes, values, order, row, group, weight, gene_map, log_in
         Sums of w v, v and v^2 with v = log1p(1e4 x / total).
     own
         rows x parts: weighted sum of 1e4 x / total of the row's own target genes.
-    row_targets, gene_slot, control_slots
-        Slots of the row's target genes; slot of each gene of the file; sums of 1e4 x / total of control rows (number minus
-        ``n_rows``) by slot.
+    row_targets
+        Numbers in the file of the row's target genes, -1: none.
+    gene_slot, control_slots
+        Slot of each gene of the file, -1: no target; sums of 1e4 x / total of control rows (number minus ``n_rows``) by slot.
     """
     table, logs = np.empty(TABLE), np.empty(_longest(indptr))
+    every = len(gene_map) == mean.shape[1] and (gene_map == np.arange(len(gene_map))).all()
     for cell in order:
         r = row[cell]
         scale = _log_values(indptr, values, cell, report, log_input, table, logs)
         g, w = group[cell], weight[cell]
-        low = indptr[cell]
-        for e in range(low, indptr[cell + 1]):
-            gene = genes[e]
-            value = logs[e - low]
-            slot = gene_slot[gene]
-            if slot >= 0:
-                linear = math.expm1(value) if log_input else values[e] * scale
-                if r >= n_rows:
-                    control_slots[r - n_rows, slot] += w * linear
-                else:
-                    for part in range(row_targets.shape[1]):
-                        if row_targets[r, part] == slot:
-                            own[r, part] += w * linear
-            j = gene_map[gene]
-            if j >= 0:
-                mean[r, j] += w * value
-                if g >= 0:
-                    first[g, j] += value
-                    second[g, j] += value * value
+        low, high = indptr[cell], indptr[cell + 1]
+        to = mean[r]
+        if g < 0:
+            for e in range(low, high):
+                j = gene_map[genes[e]]
+                if j >= 0:
+                    to[j] += w * logs[e - low]
+        elif every:
+            one, two = first[g], second[g]
+            for e in range(low, high):
+                j, value = genes[e], logs[e - low]
+                to[j] += w * value
+                one[j] += value
+                two[j] += value * value
+        else:
+            one, two = first[g], second[g]
+            for e in range(low, high):
+                j, value = gene_map[genes[e]], logs[e - low]
+                if j >= 0:
+                    to[j] += w * value
+                    one[j] += value
+                    two[j] += value * value
+        if r >= n_rows:
+            for e in range(low, high):
+                slot = gene_slot[genes[e]]
+                if slot >= 0:
+                    control_slots[r - n_rows, slot] += w * (
+                        math.expm1(logs[e - low]) if log_input else values[e] * scale
+                    )
+        else:
+            for part in range(row_targets.shape[1]):
+                gene = row_targets[r, part]
+                if gene >= 0:
+                    for e in range(low, high):
+                        if genes[e] == gene:
+                            own[r, part] += w * (math.expm1(logs[e - low]) if log_input else values[e] * scale)
+
+
+@compiled
+def add_group_sums(indptr, genes, values, order, group, first, second):
+    """Add up values and squares of each group of cells; ``order`` lists the cells group by group."""
+    for cell in order:
+        g = group[cell]
+        one, two = first[g], second[g]
+        for e in range(indptr[cell], indptr[cell + 1]):
+            j, value = genes[e], float(values[e])
+            one[j] += value
+            two[j] += value * value
 
 
 @compiled
