@@ -29,8 +29,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev  ## Speed and memory, side by side with scikit-learn
+bench: $(VENV)/.installed-dev  ## Speed and memory, side by side with scikit-learn and scanpy (half an hour)
 	$(BIN)/python benchmarks/lfc_sweep.py
+	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/ceiling.py
 
 clean:
 	rm -rf $(VENV) panmodal-demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from panmodal.cells.deg import adjust, labels, vote, welch
+from panmodal.cells.deg import adjust, deg_labels, deg_of_groups, labels, vote, welch
 from panmodal.cells.prepare import PrepareOptions, open_cells, prepare
+from panmodal.errors import InputError
 
 
 def sums(values):
@@ -284,3 +285,33 @@ def test_controls_of_another_context_take_no_part(tmp_path):
         significant = stats.false_discovery_control(np.where(np.isnan(p), 1, p)) <= 0.05
         np.testing.assert_array_equal(screen.adata.layers["deg"][row], np.where(significant, np.sign(t), 0))
         assert significant.sum() > 3
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+def test_groups_of_cells_in_memory_get_the_labels_of_welch_and_bh(form):
+    rng = np.random.default_rng(0)
+    groups = rng.choice(["ctrl", "a", "b", "few"], p=[0.4, 0.3, 0.25, 0.05], size=300)
+    cells = np.log1p(rng.poisson(1.0 + (groups == "a")[:, None] * rng.random(40), size=(300, 40)))
+    found = deg_of_groups(form(cells), groups, "ctrl")
+    assert list(found.index) == ["a", "b"] and found.to_numpy().any()
+    for name in found.index:
+        t, p = stats.ttest_ind(cells[groups == name], cells[groups == "ctrl"], equal_var=False)
+        expected = np.where(stats.false_discovery_control(p) <= 0.05, np.sign(t), 0)
+        np.testing.assert_array_equal(found.loc[name], expected)
+
+
+def test_groups_of_cells_in_memory_are_refused_without_controls():
+    with pytest.raises(InputError, match="control group 'none'"):
+        deg_of_groups(np.ones((4, 2)), ["a", "a", "b", "b"], "none")
+    with pytest.raises(InputError, match="4 cells but 3"):
+        deg_of_groups(np.ones((4, 2)), ["a", "a", "b", None], "a")
+
+
+@given(st.integers(2, 40), st.integers(2, 60), st.integers(1, 50), st.integers(0, 2**32 - 1), st.sampled_from([0.01, 0.05, 0.5]))
+def test_the_short_way_to_labels_is_the_long_way(n1, n0, genes, seed, alpha):
+    rng = np.random.default_rng(seed)
+    level = 3 * rng.random(genes)
+    one, other = rng.poisson(level, (3, n1, genes)) * 1.0, rng.poisson(level * rng.choice([0.4, 1, 2.5], genes), (n0, genes)) * 1.0
+    moments = n1, one.sum(axis=1), (one**2).sum(axis=1), n0, other.sum(axis=0), (other**2).sum(axis=0)
+    t, p = welch(*moments)
+    np.testing.assert_array_equal(deg_labels(*moments, alpha), labels(t, adjust(p), alpha))
