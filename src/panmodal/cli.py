@@ -357,7 +357,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("panmodal-demo"),
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Processes; all cores unless given.")] = None,
 ) -> None:
-    """Run the benchmark on the shipped data, with no file and no network, in about a minute.
+    """Run the benchmark on the shipped data, with no file and no network, in a minute or two.
 
     Example: `panmodal demo --out panmodal-demo`
     """

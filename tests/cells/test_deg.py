@@ -307,11 +307,20 @@ def test_groups_of_cells_in_memory_are_refused_without_controls():
         deg_of_groups(np.ones((4, 2)), ["a", "a", "b", None], "a")
 
 
-@given(st.integers(2, 40), st.integers(2, 60), st.integers(1, 50), st.integers(0, 2**32 - 1), st.sampled_from([0.01, 0.05, 0.5]))
+@given(
+    st.integers(2, 40),
+    st.integers(2, 60),
+    st.integers(1, 50),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.01, 0.05, 0.5]),
+)
 def test_the_short_way_to_labels_is_the_long_way(n1, n0, genes, seed, alpha):
     rng = np.random.default_rng(seed)
     level = 3 * rng.random(genes)
-    one, other = rng.poisson(level, (3, n1, genes)) * 1.0, rng.poisson(level * rng.choice([0.4, 1, 2.5], genes), (n0, genes)) * 1.0
+    one, other = (
+        rng.poisson(level, (3, n1, genes)) * 1.0,
+        rng.poisson(level * rng.choice([0.4, 1, 2.5], genes), (n0, genes)) * 1.0,
+    )
     moments = n1, one.sum(axis=1), (one**2).sum(axis=1), n0, other.sum(axis=0), (other**2).sum(axis=0)
     t, p = welch(*moments)
     np.testing.assert_array_equal(deg_labels(*moments, alpha), labels(t, adjust(p), alpha))
