@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +90,24 @@ def toy() -> Callable[..., tuple[Screen, list[Embedding]]]:
         ]
 
     return make
+
+
+@pytest.fixture
+def both(capsys, monkeypatch):
+    """Run the command line in this process; return what it printed and what it said on stderr."""
+
+    from panmodal.cli import main
+
+    def call(*args, code=0):
+        monkeypatch.setattr(sys, "argv", ["panmodal", *map(str, args)])
+        try:
+            main()
+            found = 0
+        except SystemExit as stop:
+            found = stop.code or 0
+        printed = capsys.readouterr()
+        assert found == code, printed
+        assert "Traceback" not in printed.err
+        return printed
+
+    return call

@@ -31,19 +31,11 @@ def python_m(*args, cwd=None):
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch):
+def cli(both):
     """Run the command line in this process; return what it printed (and on stderr, for errors)."""
 
     def call(*args, code=0):
-        monkeypatch.setattr(sys, "argv", ["panmodal", *map(str, args)])
-        try:
-            main()
-            found = 0
-        except SystemExit as stop:
-            found = stop.code or 0
-        printed = capsys.readouterr()
-        assert found == code, printed
-        assert "Traceback" not in printed.err
+        printed = both(*args, code=code)
         return printed.err if code else printed.out
 
     return call

@@ -25,25 +25,6 @@ DRAWS = ["--outer", 2, "--inner", 2, "--halves", 2, "--label-draws", 1, "--null-
 
 
 @pytest.fixture
-def both(capsys, monkeypatch):
-    """Run the command line in this process; return what it printed and what it said on stderr."""
-
-    def call(*args, code=0):
-        monkeypatch.setattr(sys, "argv", ["panmodal", *map(str, args)])
-        try:
-            main()
-            found = 0
-        except SystemExit as stop:
-            found = stop.code or 0
-        printed = capsys.readouterr()
-        assert found == code, printed
-        assert "Traceback" not in printed.err
-        return printed
-
-    return call
-
-
-@pytest.fixture
 def cli(both):
     """Run the command line; return what it printed (and on stderr, for errors)."""
 

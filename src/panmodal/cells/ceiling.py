@@ -20,10 +20,10 @@ from panmodal.cells.controls import ControlDraws
 from panmodal.cells.gather import GatheredCells, Group
 from panmodal.cells.labels import ControlMoments, label_draws, shrink_weights
 from panmodal.cells.prepare import Cells
-from panmodal.cells.quality import null_norms_of, spearman_brown
+from panmodal.cells.quality import null_norms_of
 from panmodal.cells.resample import Scheme, draw_weights, generator, replicate_sides
 from panmodal.errors import InputError, some
-from panmodal.screens.ceilings import ESTIMATORS, FORMAT
+from panmodal.screens.ceilings import ESTIMATORS, FORMAT, spearman_brown
 from panmodal.screens.screen import Screen
 
 TOLERANCE = 1e-3
@@ -269,7 +269,7 @@ def _one_row(group: Group, pert_id: str, context: _Context, options: CeilingOpti
         out["shrink"] = shrink_weights(group, weights.second[:, : scheme.halves], context.moments, width).T.astype(
             np.float16
         )
-        out["reliability"] = spearman_brown(_mean_correlation(drawn[:, at["half1"]], drawn[:, at["half2"]]))
+        out["reliability"] = float(spearman_brown(_mean_correlation(drawn[:, at["half1"]], drawn[:, at["half2"]])))
     if scheme.outer and options.label_draws and tested is not None:
         out["labels"] = np.zeros((options.label_draws, width), dtype=np.int8)
         if tested:

@@ -14,14 +14,6 @@ from panmodal.cells.kernels import null_norms
 from panmodal.cells.resample import generator
 
 
-def spearman_brown(r: float) -> float:
-    """Reliability of the whole from the correlation r of its halves: 2 r / (1 + r); r itself where it is not positive.
-
-    Spearman 1910, Brown 1910. It holds for correlations of parallel measurements, not for errors or ranks.
-    """
-    return 2 * r / (1 + r) if r > 0 else r
-
-
 def null_norms_of(layout: Layout, rows: Sequence[int], controls: Group, width: int, n_draws: int, seed: int, name: str,
                   pool: ThreadPoolExecutor) -> NDArray[np.float64]:  # fmt: skip
     """Norms of responses of control cells: for each row as many as it has, in the same batches, by the same rule.

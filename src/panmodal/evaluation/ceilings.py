@@ -13,18 +13,13 @@ from panmodal._digest import digest_json
 from panmodal.evaluation.metrics import METRICS, Comparison, Metric, metrics_for, score_rows
 from panmodal.evaluation.store import Store
 from panmodal.evaluation.workspace import train_mean
-from panmodal.screens.ceilings import Ceilings, Estimator
+from panmodal.screens.ceilings import Ceilings, Estimator, spearman_brown
 from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split
 
 TASK_COLUMNS = ("screen", "context", "response", "split", "fold", "estimator", "pert_id")
 RULE = 1
 """Version of how draws become a ceiling; raise it when results change."""
-
-
-def step_up(r: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Spearman-Brown: reliability 2 r / (1 + r) of the whole from the correlation r of two halves; r where not positive."""
-    return np.where(r > 0, 2 * r / (1 + np.maximum(r, 0)), r)
 
 
 def summarise(values: NDArray[np.float64], metric: Metric, estimator: Estimator) -> NDArray[np.float64]:
@@ -40,7 +35,7 @@ def summarise(values: NDArray[np.float64], metric: Metric, estimator: Estimator)
             out[k] = own.mean()
         else:
             out[k] = np.quantile(own, 1 - estimator.quantile if metric.higher_is_better else estimator.quantile)
-    return step_up(out) if metric.reliability and estimator.half_size else out
+    return spearman_brown(out) if metric.reliability and estimator.half_size else out
 
 
 def fold_ceilings(

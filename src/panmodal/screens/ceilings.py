@@ -77,6 +77,15 @@ ESTIMATORS = {
 """Estimators by name, the leaderboard's choice first."""
 
 
+def spearman_brown(r: float | NDArray[np.floating]) -> NDArray[np.float64]:
+    """Reliability 2 r / (1 + r) of the whole from the correlation r of its halves; r itself where it is not positive.
+
+    Spearman 1910, Brown 1910. It holds for correlations of parallel measurements, not for errors or ranks.
+    """
+    r = np.asarray(r, dtype=np.float64)
+    return np.where(r > 0, 2 * r / (1 + np.maximum(r, 0)), r)
+
+
 def ceilings_path(screen: str | Path) -> Path:
     """Where the ceilings of a screen's file lie: beside it."""
     path = Path(screen)
