@@ -627,3 +627,25 @@ def test_ceilings_that_do_not_fit_are_refused(config, folder, reseeded, matched,
 def test_ceilings_in_the_config_file(config, refuses):
     assert "ceilings:" not in config().to_yaml() and "ceilings: false" in config(ceilings=False).to_yaml()
     refuses(["ceilings"], make_config, {"screen": "s", "embeddings": ["e"], "out": "o", "ceilings": 3.5}, "c.yaml")
+
+
+def test_slow_metrics_score_some_of_the_draws(screen, file, monkeypatch):
+    from scipy.stats import spearmanr
+
+    from panmodal.evaluation import ceilings as module
+
+    split, made = make_split(screen.pert_ids, n_folds=3), Ceilings(file)
+    wanted = metrics_for("lfc", ["L2", "Spearman"])
+    every = fold_ceilings(made, screen, split, "one", 0, wanted)
+    monkeypatch.setattr(module, "SLOW_DRAWS", 1)
+    first = fold_ceilings(made, screen, split, "one", 0, wanted)
+    pd.testing.assert_series_equal(first["L2"], every["L2"])
+    assert not first["Spearman"].equals(every["Spearman"])
+    own = first[first["estimator"] == "experimental_error"].set_index("pert_id")
+    ids, point = screen.responses("one")
+    with h5py.File(file) as handle:
+        group = next(g for g in handle["contexts"].values() if g.attrs["context"] == "one")
+        draw = group["bootstrap"][:, 0, :].astype(float)
+    for pert in own.index:
+        k = ids.index(pert)
+        assert own.loc[pert, "Spearman"] == pytest.approx(spearmanr(draw[k], point[k]).statistic, abs=1e-6)

@@ -195,6 +195,8 @@ class Metric:
         rows are left out and counted.
     reliability
         Whether it is a correlation of the values themselves, so that the Spearman-Brown formula holds for it.
+    slow
+        Whether it sorts read-outs or compares all pairs of rows; ceilings then score fewer draws.
     rule
         Version of the formula.
     """
@@ -205,6 +207,7 @@ class Metric:
     kinds: tuple[str, ...] = CONTINUOUS
     no_skill: float | None = None
     reliability: bool = False
+    slow: bool = False
     rule: int = 1
 
     @property
@@ -220,11 +223,11 @@ METRICS = {
         Metric("MSE", mse, higher_is_better=False),
         Metric("MAE", mae, higher_is_better=False),
         Metric("Pearson", pearson, higher_is_better=True, reliability=True),
-        Metric("Spearman", spearman, higher_is_better=True),
+        Metric("Spearman", spearman, higher_is_better=True, slow=True),
         Metric("Pearson_centred", pearson_centred, higher_is_better=True, no_skill=0.0, reliability=True),
-        Metric("Spearman_centred", spearman_centred, higher_is_better=True, no_skill=0.0),
+        Metric("Spearman_centred", spearman_centred, higher_is_better=True, no_skill=0.0, slow=True),
         Metric("cosine", cosine, higher_is_better=True, reliability=True),
-        Metric("PDS_L1", discrimination_l1, higher_is_better=True),
+        Metric("PDS_L1", discrimination_l1, higher_is_better=True, slow=True),
         Metric("PDS_L2", discrimination_l2, higher_is_better=True),
         Metric("PDS_cosine", discrimination_cosine, higher_is_better=True),
     )

@@ -158,6 +158,10 @@ class Ceilings:
         held = self._arrays[context]
         return [e for e in ESTIMATORS.values() if all(held.get(a, (0, 0))[1] for a in e.arrays)]
 
+    def n_draws(self, context: str, estimator: Estimator) -> int:
+        """Return the number of draws of an estimator."""
+        return int(self._arrays[context][estimator.prediction][1])
+
     def check(self, screen: Screen) -> None:
         """Refuse to be used with responses that the draws were not made for."""
         from panmodal.screens.screen import Screen as _Screen
@@ -203,7 +207,7 @@ class Ceilings:
             truth = point.astype(np.float64)
             if estimator.truth == "point" and "point" in group:
                 truth = read("point", 0)
-            for draw in range(self._arrays[context][estimator.prediction][1]):
+            for draw in range(self.n_draws(context, estimator)):
                 prediction = read(estimator.prediction, draw)
                 if estimator.shrink:
                     weight = read(estimator.shrink, draw)
