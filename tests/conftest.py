@@ -111,3 +111,14 @@ def both(capsys, monkeypatch):
         return printed
 
     return call
+
+
+@pytest.fixture
+def cli(both):
+    """Run the command line in this process; return what it printed (and on stderr, for errors)."""
+
+    def call(*args, code=0):
+        printed = both(*args, code=code)
+        return printed.err if code else printed.out
+
+    return call

@@ -30,17 +30,6 @@ def python_m(*args, cwd=None):
     return subprocess.run([sys.executable, "-m", "panmodal", *map(str, args)], capture_output=True, text=True, cwd=cwd)
 
 
-@pytest.fixture
-def cli(both):
-    """Run the command line in this process; return what it printed (and on stderr, for errors)."""
-
-    def call(*args, code=0):
-        printed = both(*args, code=code)
-        return printed.err if code else printed.out
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A screen of 60 perturbations x 30 read-outs and two embeddings of it."""

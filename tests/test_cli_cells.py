@@ -24,17 +24,6 @@ N, GENES = 12, 30
 DRAWS = ["--outer", 2, "--inner", 2, "--halves", 2, "--label-draws", 1, "--null-draws", 3, "-j", 1]
 
 
-@pytest.fixture
-def cli(both):
-    """Run the command line; return what it printed (and on stderr, for errors)."""
-
-    def call(*args, code=0):
-        printed = both(*args, code=code)
-        return printed.err if code else printed.out
-
-    return call
-
-
 def command(*args):
     """Run a command for a fixture."""
     before = sys.argv

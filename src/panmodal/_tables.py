@@ -100,7 +100,7 @@ def read_frame(path: str | Path, text_columns: Iterable[str] = ()) -> pd.DataFra
 def text_ids(values: Sequence[Any], what: str, where: str) -> list[str]:
     """Return ids as text; refuse missing and empty ones, naming the rows."""
     series = pd.Series(list(values), dtype=object)
-    text = series.map(lambda v: "" if v is None or v is pd.NA or v != v else _plain(v)).astype(str).str.strip()
+    text = series.map(lambda v: "" if v is None or v is pd.NA or v != v else plain_text(v)).astype(str).str.strip()
     empty = np.flatnonzero((text == "").to_numpy())
     if len(empty):
         raise InputError(
@@ -109,8 +109,8 @@ def text_ids(values: Sequence[Any], what: str, where: str) -> list[str]:
     return text.tolist()
 
 
-def _plain(value: Any) -> str:
-    # 46912230.0 in a column with gaps is the identifier 46912230.
+def plain_text(value: Any) -> str:
+    """Write a label as text; 46912230.0 in a column with gaps is the identifier 46912230."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value)

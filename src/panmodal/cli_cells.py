@@ -223,7 +223,7 @@ def quality_table(quality: Any, context: str) -> Any:
 def _same_cells(screen: Screen, path: Path, given: list[str] | None) -> Any:
     """Open the cells that a screen was made from, in the way it was made; refuse others."""
     from panmodal.cells.prepare import PrepareOptions, open_cells
-    from panmodal.cells.stream import file_digest
+    from panmodal.cells.stream import file_digest, named_path
 
     record = screen.provenance
     if not record:
@@ -235,11 +235,7 @@ def _same_cells(screen: Screen, path: Path, given: list[str] | None) -> Any:
         raise InputError(
             f"{path}: was made from {len(inputs)} file(s) of cells ({some(i['name'] for i in inputs)}), {len(given)} given."
         )
-    paths = (
-        [Path(g.partition("=")[2] if "=" in g and not Path(g).exists() else g) for g in given]
-        if given
-        else [Path(i["path"]) for i in inputs]
-    )
+    paths = [named_path(g)[1] for g in given] if given else [Path(i["path"]) for i in inputs]
     for found, one in zip(paths, inputs, strict=True):
         if not found.exists():
             raise InputError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from panmodal._console import Progress
 from panmodal.embeddings.embedded import EMBEDDED, embedded_embedding
 from panmodal.embeddings.embedding import Embedding
-from panmodal.evaluation.run import Progress, Results, run
+from panmodal.evaluation.run import Results, run
 from panmodal.screens.ceilings import Ceilings, ceilings_path
 from panmodal.screens.embedded import embedded_screen
 from panmodal.screens.screen import Screen

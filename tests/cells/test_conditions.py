@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panmodal.cells.conditions import FILE, Columns, choose_rule, find_columns, lay_out, restrict, texts
+from panmodal.cells.columns import FILE, Columns, choose_rule, find_columns, texts
+from panmodal.cells.conditions import lay_out, restrict
 from panmodal.perturbation_ids import control_family
 
 W = "cells.h5ad"

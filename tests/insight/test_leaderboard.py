@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panmodal.errors import InputError
-from panmodal.insight.leaderboard import NEEDED, check_scores, gap_closed, leaderboard, overall, primary_metric, summary
+from panmodal.insight.gaps import gap_closed
+from panmodal.insight.leaderboard import NEEDED, check_scores, leaderboard, overall, primary_metric, summary
 
 LOWER = {
     ("good", "knn"): [6, 6, 6],  # closes half of the gap

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from panmodal._console import Progress
 from panmodal.cells.conditions import Layout
-from panmodal.cells.kernels import EMPTY, add_cells, new_report
+from panmodal.cells.kernels import AT_CELL, EMPTY, add_cells, new_report
 from panmodal.cells.source import BYTES_PER_VALUE, prefetched
 from panmodal.cells.stream import CellStream
 from panmodal.errors import InputError
@@ -27,7 +28,6 @@ HELD_CHUNKS = 5
 """A chunk in use, one waiting, one being read, and the copies made in reading."""
 FIXED = int(0.4 * GIB)
 """What the interpreter and the libraries take, bytes."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,8 @@ def moment_groups(layout: Layout, test: str) -> MomentGroups:
     if test == "pooled":
         every = np.arange(layout.n_groups, dtype=np.int64)
         return MomentGroups(layout.row, every, np.full(len(every), -1, dtype=np.int64), layout.counts())
-    table = layout.groups
-    size = len(layout.batch_names)
-    keys = table["row"].to_numpy(np.int64) * size + table["batch"].to_numpy(np.int64)
-    group = np.full(len(layout.row), -1, dtype=np.int32)
-    used = layout.row >= 0
-    group[used] = np.searchsorted(keys, layout.row[used].astype(np.int64) * size + layout.batch[used])
-    return MomentGroups(
-        group, table["row"].to_numpy(np.int64), table["batch"].to_numpy(np.int64), table["n"].to_numpy(np.int64)
-    )
+    row, batch, n = (layout.groups[c].to_numpy(np.int64) for c in ("row", "batch", "n"))
+    return MomentGroups(layout.group_of_cell(), row, batch, n)
 
 
 def plan_memory(
@@ -138,9 +131,8 @@ def plan_memory(
     row_bytes = (8 + 16 * per_group) * width
     annotation = stream.n_cells * 64
     fixed = FIXED + annotation + int(row_bytes[layout.n_rows :].sum()) + result_bytes * layout.n_rows * width
-    largest_cell = (
-        int(stream.row_nnz.max(initial=1)) if stream.row_nnz is not None else max(len(s.genes) for s in stream.sources)
-    )
+    stored = stream.row_nnz
+    largest_cell = max(len(s.genes) for s in stream.sources) if stored is None else int(stored.max(initial=1))
     smallest = max(SMALLEST_CHUNK, largest_cell) * BYTES_PER_VALUE * HELD_CHUNKS
     free = int(memory * GIB) - fixed
     need = smallest + int(row_bytes[: layout.n_rows].max())
@@ -237,7 +229,7 @@ def aggregate(
                 for job in work:
                     job.result()
                 # The first odd value of the file decides what is said, whichever thread met it.
-                for report in sorted(reports, key=lambda r: r[3] if r[3] >= 0 else np.inf):
+                for report in sorted(reports, key=lambda r: r[AT_CELL] if r[AT_CELL] >= 0 else np.inf):
                     stream.refuse_odd(report, chunk, file, log_input)
                     empty += int(report[EMPTY])
                 if progress:

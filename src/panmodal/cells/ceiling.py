@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from panmodal._console import Progress
 from panmodal._files import atomic_path
 from panmodal._version import __version__
-from panmodal.cells.aggregate import Progress, threads
+from panmodal.cells.aggregate import threads
 from panmodal.cells.conditions import Layout, restrict
 from panmodal.cells.controls import ControlDraws
 from panmodal.cells.gather import GatheredCells, Group
@@ -159,7 +160,7 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
         file["readouts"] = np.array([r.encode() for r in screen.readouts])
         for number, name in enumerate(screen.contexts):
             rows = [r for r in wanted if layout.contexts[r] == name]
-            context = _open_context(held, layout, name, rows, options, inner, width, cells.test, where)
+            context = _open_context(held, layout, name, rows, options, inner, width, where)
             ids, point = screen.responses(name)
             file_group = file.create_group(f"contexts/{number}")
             file_group.attrs.update(context=name, responses=screen.digest(name))
@@ -184,7 +185,7 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
                 done += 1
                 if progress:
                     progress(done, len(wanted))
-            _quality(facts, context, layout, screen, name, point, order, options, pool, n_jobs, width)
+            _quality(facts, context, layout, screen, name, point, order, options, pool, width)
             table = file_group.create_group("quality")
             table.attrs["columns"] = list(QUALITY)
             for what, column in facts.items():
@@ -213,7 +214,7 @@ def _rows_of(screen: Screen, layout: Layout, where: str) -> list[int]:
 
 
 def _open_context(held: GatheredCells, layout: Layout, name: str, rows: list[int], options: CeilingOptions, inner: int, width: int,
-                  test: str, where: str) -> _Context:  # fmt: skip
+                  where: str) -> _Context:  # fmt: skip
     groups = (layout.n_rows + layout.controls_of(name)).tolist()
     controls = held.group(groups)
     names = choose(options, len(controls.batches), f"{where}: context {name!r}" if where else name)
@@ -310,8 +311,8 @@ def _in_order(pool: ThreadPoolExecutor, work: Any, rows: Sequence[int], n_jobs: 
 
 
 def _quality(facts: dict[str, NDArray[np.float64]], context: _Context, layout: Layout, screen: Screen, name: str,
-             point: NDArray[np.float32], order: dict[str, int], options: CeilingOptions, pool: ThreadPoolExecutor, n_jobs: int,
-             width: int) -> None:  # fmt: skip
+             point: NDArray[np.float32], order: dict[str, int], options: CeilingOptions, pool: ThreadPoolExecutor, width: int
+             ) -> None:  # fmt: skip
     norms = np.sqrt(np.einsum("ij,ij->i", point, point, dtype=np.float64))
     facts["response_norm"][:] = norms
     if "n_deg" in screen.adata.obs:

@@ -60,7 +60,6 @@ class ControlDraws:
         self._scheme = scheme if matched else replace(scheme, outer=POOL * scheme.outer)
         self._used = scheme
         self._seed, self._name = seed, name
-        self.second = np.zeros((group.n_cells, max(scheme.halves, int(separate))), dtype=bool)
         self._parts = {-1: group}
         if matched:
             bounds = zip(
@@ -71,15 +70,16 @@ class ControlDraws:
         self._whole: dict[int, Matrix] = {}
         self._again: dict[tuple[int, int], Matrix] = {}
         self._lock = threading.Lock()
-        first = 0
+        self._second: dict[int, NDArray[np.bool_]] = {}
         for batch, part in self._parts.items():
             rng = generator(seed, name, "control", str(batch))
             weights = draw_weights(part, self._scheme, rng, only_second=separate)
             self._draws[batch] = apply(part, weights.cells, width)
             self._draws[batch][:, np.isnan(weights.shares).any(axis=0)] = np.nan
             self._whole[batch] = apply(part, all_cells(part).cells, width)
-            self.second[first : first + part.n_cells] = weights.second
-            first += part.n_cells
+            self._second[batch] = weights.second
+        # Parts follow one another as the cells of the group do.
+        self.second = np.concatenate(list(self._second.values()))
 
     def _repeated(self, batch: int, times: int) -> Matrix:
         """Bootstrap draws of a batch that was drawn several times: its control cells are resampled each time.
@@ -89,20 +89,12 @@ class ControlDraws:
         with self._lock:
             if (batch, times) not in self._again:
                 part, rng = self._parts[batch], generator(self._seed, self._name, "control", str(batch), f"x{times}")
-                used = self.second[self._offset(batch)][:, 0] if self._separate else np.ones(part.n_cells, dtype=bool)
+                used = self._second[batch][:, 0] if self._separate else np.ones(part.n_cells, dtype=bool)
                 draws = self._scheme.outer * self._scheme.inner
                 self._again[batch, times] = apply(part, resampled(used, times, draws, rng), self._width)
                 if not used.any():
                     self._again[batch, times][:] = np.nan
             return self._again[batch, times]
-
-    def _offset(self, batch: int) -> slice:
-        low = 0
-        for b, part in self._parts.items():
-            if b == batch:
-                return slice(low, low + part.n_cells)
-            low += part.n_cells
-        raise KeyError(batch)
 
     def _chosen(self, pert_id: str) -> NDArray[np.intp]:
         """Columns of the control draws that a perturbation is compared with (pooled rule)."""

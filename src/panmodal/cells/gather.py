@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from panmodal.cells.aggregate import CHUNK_VALUES, FIXED, GIB, HELD_CHUNKS, SMALLEST_CHUNK, Progress, gib
+from panmodal._console import Progress
+from panmodal.cells.aggregate import CHUNK_VALUES, FIXED, GIB, HELD_CHUNKS, SMALLEST_CHUNK, gib
 from panmodal.cells.conditions import Layout
 from panmodal.cells.kernels import new_report, place_cells
 from panmodal.cells.source import BYTES_PER_VALUE, prefetched
@@ -104,7 +105,6 @@ class GatheredCells:
         """Decide where the cells are kept and how many values are read at a time."""
         stored = int(self._begin[-1])
         # A control group is used at once, together with copies of its indices.
-        bounds = np.searchsorted(self._row, [layout.n_rows, layout.n_groups])
         controls = max(
             (self._size(layout.n_rows + layout.controls_of(c)) for c in set(layout.control_contexts)), default=0
         )
@@ -112,7 +112,7 @@ class GatheredCells:
         largest = max(SMALLEST_CHUNK, *(len(s.genes) for s in stream.sources)) * BYTES_PER_VALUE * HELD_CHUNKS
         free = int(memory * GIB) - fixed
         controls += controls // 4  # and their weights
-        if free < largest + controls or bounds[0] == bounds[1]:
+        if free < largest + controls:
             need = gib(fixed + largest + controls)
             raise InputError(f"--memory {memory:g} GiB is too little: the annotation, one chunk and the control cells of one context "
                              f"need {need} GiB.")  # fmt: skip

@@ -16,21 +16,21 @@ compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 TABLE = 1024
 """Cells whose counts are all below this have their logarithms looked up in a table of the cell."""
-FRACTION, NEGATIVE, NOT_FINITE, AT_CELL, AT_VALUE, EMPTY, LARGEST, HIGHEST_TOTAL = range(8)
-"""Places in a report: numbers of fractional, negative and non-finite values; chunk cell and position of the first odd one
-(-1 if none); cells without a count; the largest value, and the largest total of a cell after undoing the logarithm."""
+AT_CELL, AT_VALUE, EMPTY, LARGEST = range(4)
+"""Places in a report: chunk cell and position of the first value that is no count (-1 if none); cells without a count; the
+largest value."""
 
 
 def new_report() -> NDArray[np.float64]:
     """Return an empty report."""
-    report = np.zeros(8)
+    report = np.zeros(4)
     report[AT_CELL] = report[AT_VALUE] = -1
     return report
 
 
 @compiled
 def _look(indptr, values, cell, report, log_input):
-    """Total of a cell; odd values are counted."""
+    """Total and largest value of a cell; the first odd value is reported."""
     low, high = indptr[cell], indptr[cell + 1]
     total, largest, odd = 0.0, 0.0, False
     if log_input:
@@ -46,29 +46,24 @@ def _look(indptr, values, cell, report, log_input):
             largest = max(largest, value)
             total += value
     if odd or not math.isfinite(total):
-        _count_odd(indptr, values, cell, report, log_input)
+        _report_odd(indptr, values, cell, report, log_input)
     if total == 0.0:
-        report[5] += 1
-    report[6] = max(report[6], largest)
-    report[7] = max(report[7], total)
-    return total
+        report[EMPTY] += 1
+    report[LARGEST] = max(report[LARGEST], largest)
+    return total, largest
 
 
 @compiled
-def _count_odd(indptr, values, cell, report, log_input):
+def _report_odd(indptr, values, cell, report, log_input):
+    # Cells are not visited in the order of the file: the first of it counts.
+    if 0 <= report[AT_CELL] <= cell:
+        return
     for e in range(indptr[cell], indptr[cell + 1]):
         value = float(values[e])
-        if not math.isfinite(value):
-            report[2] += 1
-        elif value < 0:
-            report[1] += 1
-        elif not log_input and value != math.floor(value):
-            report[0] += 1
-        else:
-            continue
-        if report[3] < 0 or cell < report[3]:
-            report[3] = cell
-            report[4] = e
+        if not math.isfinite(value) or value < 0 or (not log_input and value != math.floor(value)):
+            report[AT_CELL] = cell
+            report[AT_VALUE] = e
+            return
 
 
 @compiled
@@ -78,17 +73,13 @@ def _log_values(indptr, values, cell, report, log_input, table, out):
     Counts are whole and mostly small: their logarithms are computed once a cell. The choice is made for the whole cell, because a
     choice for each value would be turned into computing both.
     """
-    before = report[6]
-    report[6] = 0.0
-    total = _look(indptr, values, cell, report, log_input)
-    largest = report[6]
-    report[6] = max(before, largest)
+    total, largest = _look(indptr, values, cell, report, log_input)
     scale = 1e4 / total if total > 0 else 0.0
     low, high = indptr[cell], indptr[cell + 1]
     if log_input:
         for e in range(low, high):
             out[e - low] = values[e]
-    elif largest < len(table) and largest <= high - low and report[3] < 0:
+    elif largest < len(table) and largest <= high - low and report[AT_CELL] < 0:
         for k in range(int(largest) + 1):
             table[k] = math.log1p(k * scale)
         for e in range(low, high):

@@ -64,7 +64,7 @@ def label_draws(group: Group, controls: ControlMoments, n_draws: int, rng: np.ra
         drawn = _multiplicities(0, group.n_cells, group.n_cells, n_draws, rng)
         own = moments(group, drawn, width)
         pooled = (controls.n.sum(), controls.first.sum(axis=0), controls.second.sum(axis=0))
-        return _labels(group.n_cells, own, *pooled)
+        return deg_labels(group.n_cells, *own, *pooled)
     votes = []
     for k, batch in enumerate(group.batches.tolist()):
         low, high = int(group.batch_start[k]), int(group.batch_start[k + 1])
@@ -77,7 +77,7 @@ def label_draws(group: Group, controls: ControlMoments, n_draws: int, rng: np.ra
         ):
             continue
         own = moments(group, _multiplicities(low, high, group.n_cells, n_draws, rng), width)
-        votes.append(_labels(high - low, own, controls.n[c], controls.first[c], controls.second[c]))
+        votes.append(deg_labels(high - low, *own, controls.n[c], controls.first[c], controls.second[c]))
     return vote(np.stack(votes)) if votes else np.zeros((n_draws, width), dtype=np.int8)
 
 
@@ -88,10 +88,6 @@ def _multiplicities(low: int, high: int, n_cells: int, n_draws: int, rng: np.ran
     out = np.zeros((n_cells, n_draws))
     out[low:high] = np.bincount(drawn.ravel(), minlength=n_draws * size).reshape(n_draws, size).T
     return out
-
-
-def _labels(n: int, own: tuple[Array, Array], n0: int, first0: Array, second0: Array) -> NDArray[np.int8]:
-    return deg_labels(n, *own, n0, first0, second0)
 
 
 def shrink_weights(group: Group, second_half: NDArray[np.bool_], controls: ControlMoments, width: int) -> Array:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from panmodal._console import Progress
 from panmodal._version import __version__
-from panmodal.cells.aggregate import Block, MomentGroups, Progress, aggregate, moment_groups, threads
-from panmodal.cells.conditions import Columns, Layout, choose_rule, find_columns, lay_out
+from panmodal.cells.aggregate import Block, MomentGroups, aggregate, moment_groups, threads
+from panmodal.cells.columns import Columns, choose_rule, find_columns
+from panmodal.cells.conditions import Layout, lay_out
 from panmodal.cells.deg import ALPHA, MIN_CELLS, MIN_CELLS_PLATE, deg_labels, vote
 from panmodal.cells.stream import CellStream
 from panmodal.errors import InputError, some
@@ -129,7 +131,7 @@ def open_cells(paths: Sequence[str | Path | tuple[str, Path]], options: PrepareO
     Raises
     ------
     InputError
-        See :func:`panmodal.cells.conditions.find_columns` and :func:`panmodal.cells.conditions.lay_out`.
+        See :func:`panmodal.cells.columns.find_columns` and :func:`panmodal.cells.conditions.lay_out`.
     """
     options = options or PrepareOptions()
     if options.deg not in (*TESTS, "auto"):

@@ -69,6 +69,7 @@ class CountSource:
     genes: list[str]
     row_nnz: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
+    _handle: Any = None
 
     def chunks(self, max_values: int) -> Iterator[Chunk]:
         """Yield all cells in order, at most about ``max_values`` stored values at a time (never less than one cell)."""
@@ -81,6 +82,9 @@ class CountSource:
 
     def close(self) -> None:
         """Let go of the file."""
+        if self._handle is not None:
+            with suppress(Exception):
+                self._handle.close()
 
 
 class CsrSource(CountSource):
@@ -101,8 +105,7 @@ class CsrSource(CountSource):
         self._column: NDArray[np.int32] | None = None
         self.genes = genes
         if kept_genes is not None:
-            self._column = np.full(len(genes), -1, dtype=np.int32)
-            self._column[kept_genes] = np.arange(len(kept_genes), dtype=np.int32)
+            self._column = kept_columns(len(genes), kept_genes)
             self.genes = [genes[k] for k in kept_genes]
         if len(self._indptr) - 1 != len(obs):
             raise InputError(
@@ -129,12 +132,6 @@ class CsrSource(CountSource):
                 genes, values = column[keep], values[keep]
             yield Chunk(start, indptr.astype(np.int64, copy=False), genes.astype(np.int32, copy=False), values)
 
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._handle is not None:
-            with suppress(Exception):
-                self._handle.close()
-
 
 class DenseSource(CountSource):
     """A dense matrix, cells x genes."""
@@ -157,12 +154,6 @@ class DenseSource(CountSource):
             indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(dense)))]).astype(np.int64)
             yield Chunk(start, indptr, genes.astype(np.int32), single(dense[rows, genes], self.path))
 
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._handle is not None:
-            with suppress(Exception):
-                self._handle.close()
-
 
 def compressed(path: Path, group: Any) -> tuple[Any, Any, NDArray[np.int64]]:
     """Return ``data``, ``indices`` and the checked ``indptr`` of a compressed matrix in HDF5 or zarr."""
@@ -180,6 +171,13 @@ def compressed(path: Path, group: Any) -> tuple[Any, Any, NDArray[np.int64]]:
     if np.dtype(data.dtype).kind not in "fiub":
         raise InputError(f"{path}: the matrix holds {data.dtype}, not numbers.")
     return data, indices, indptr
+
+
+def kept_columns(width: int, kept: NDArray[np.intp]) -> NDArray[np.int32]:
+    """Return for each of ``width`` columns its number among the kept ones, -1 where it is not kept."""
+    out = np.full(width, -1, dtype=np.int32)
+    out[kept] = np.arange(len(kept), dtype=np.int32)
+    return out
 
 
 def part(array: Any, low: int, high: int | None, path: Path, what: str) -> NDArray[Any]:

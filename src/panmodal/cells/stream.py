@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal._tables import stem
-from panmodal.cells.conditions import FILE
+from panmodal.cells.columns import FILE
 from panmodal.cells.kernels import AT_CELL, AT_VALUE, LARGEST
 from panmodal.cells.source import Chunk, CountSource, open_counts
 from panmodal.errors import InputError, some
@@ -51,7 +51,7 @@ class CellStream:
                  table: str | Path | None = None, genes: Sequence[str] | None = None) -> None:  # fmt: skip
         if not paths:
             raise InputError("no file of cells given.")
-        named = [_named(p) for p in paths]
+        named = [named_path(p) for p in paths]
         names = [n for n, _ in named]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -175,7 +175,8 @@ class CellStream:
         self.close()
 
 
-def _named(given: str | Path | tuple[str, Path]) -> tuple[str, Path]:
+def named_path(given: str | Path | tuple[str, Path]) -> tuple[str, Path]:
+    """Return name and path of ``NAME=FILE``, of a file (its stem is the name), or of such a pair as it is."""
     if isinstance(given, tuple):
         return given
     text = str(given)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from panmodal.cells.source import Chunk, CountSource, CsrSource, gene_names, single
+from panmodal.cells.source import Chunk, CountSource, CsrSource, gene_names, kept_columns, single
 from panmodal.errors import InputError, some
 
 GENES = "Gene Expression"
@@ -65,9 +65,8 @@ class MtxSource(CountSource):
     def __init__(self, path: Path, matrix: Path, obs: pd.DataFrame, names: list[str], kept: np.ndarray | None,
                  notes: list[str]) -> None:  # fmt: skip
         self.path, self.obs, self.notes, self._matrix = path, obs, tuple(notes), matrix
-        self._column = np.full(len(names), -1, dtype=np.int32)
         used = np.arange(len(names)) if kept is None else kept
-        self._column[used] = np.arange(len(used), dtype=np.int32)
+        self._column = kept_columns(len(names), used)
         self.genes = [names[k] for k in used]
         self._skip, self._stored = self._header(len(names))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +75,3 @@ class CscSource(CountSource):
             for number in np.flatnonzero(np.diff(bounds)).tolist():
                 with (folder / str(number)).open("ab") as stream:
                     entries[bounds[number] : bounds[number + 1]].tofile(stream)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._handle is not None:
-            with suppress(Exception):
-                self._handle.close()

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from panmodal._console import Progress
 from panmodal._files import write_text
 from panmodal.errors import InputError
 from panmodal.evaluation.config import RunConfig
 from panmodal.evaluation.plan import Plan
-from panmodal.evaluation.run import Progress, Results, run
+from panmodal.evaluation.run import Results, run
 from panmodal.screens.screen import Screen
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from panmodal._console import Progress
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, StoreError
 from panmodal.evaluation.ceilings import store_ceilings
@@ -25,7 +26,6 @@ from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split, make_split
 
 OVERWRITE = ("never", "missing", "always")
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def gap_table(
             own = own[own["trial"].isin(trials["trial"])]
         bounds = None
         if ceilings is not None:
-            bounds = ceilings[(ceilings[TASK] == pd.Series(dict(zip(TASK, task, strict=True)))).all(axis=1)]
+            bounds = ceilings[(ceilings[TASK] == list(task)).all(axis=1)]
         for metric in metrics or [m for m in METRICS if m in rows]:
             if metric in own:
                 tables.append(_one(task, trials, own, bounds, metric, draws).assign(metric=metric, fallback=fallback))
@@ -129,8 +129,8 @@ def _one(task: tuple[str, ...], trials: pd.DataFrame, rows: pd.DataFrame, bounds
     for name, ceiling, ceiling_draws, by in choices or [(ORACLE, np.nan, np.full(draws, np.nan), "")]:
         base = means[0, floor] if floor is not None else np.nan
         base_draws = mean_draws[:, floor] if floor is not None else np.full(draws, np.nan)
-        gap = _gap(means, np.array([base]), np.array([ceiling]), higher)[0]
-        low, high = _interval(_gap(mean_draws, base_draws, ceiling_draws, higher))
+        gap = gap_closed(means[0], base, ceiling, higher)
+        low, high = _interval(gap_closed(mean_draws, base_draws[:, None], ceiling_draws[:, None], higher))
         tables.append(methods.assign(
             **dict(zip(TASK, task, strict=True)), estimator=name, mean=means[0], floor=base, ceiling=ceiling, ceiling_by=by,
             floor_by=methods["probe"][floor] if floor is not None else "", gap_closed=gap, gap_low=low, gap_high=high,
@@ -166,14 +166,15 @@ def _means(
     return out[0], out[1]
 
 
-def _gap(
-    values: NDArray[np.float64], floor: NDArray[np.float64], ceiling: NDArray[np.float64], higher: bool
-) -> NDArray[np.float64]:
-    """Gap closed, draws x methods; NaN where the ceiling is not better than the floor."""
-    sign = -1.0 if higher else 1.0
+def gap_closed(score: Any, floor: Any, ceiling: Any, higher_is_better: bool) -> Any:
+    """Share of the way from floor to ceiling: (floor - score) / (floor - ceiling), never clipped.
+
+    Arrays or series that fit each other. The sign of numerator and denominator flips together for metrics where higher is better.
+    Undefined (NaN) where floor or ceiling is, and where the ceiling is not better than the floor.
+    """
+    sign = -1.0 if higher_is_better else 1.0
     span = sign * (floor - ceiling)
-    safe = np.where(span > 0, span, np.nan)
-    return sign * (floor[:, None] - values) / safe[:, None]
+    return sign * (floor - score) / np.where(span > 0, span, np.nan)
 
 
 def _interval(gaps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

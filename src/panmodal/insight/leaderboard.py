@@ -10,7 +10,7 @@ import pandas as pd
 from panmodal.errors import InputError, some
 from panmodal.evaluation.metrics import METRICS, metrics_for
 from panmodal.evaluation.scores import FALLBACKS
-from panmodal.insight.gaps import METHOD, ORACLE, TASK, gap_table
+from panmodal.insight.gaps import METHOD, ORACLE, TASK, gap_closed, gap_table
 
 NEEDED = [
     *TASK,
@@ -51,17 +51,6 @@ def primary_metric(response: str) -> str:
 def ceiling_name(by: str) -> str:
     """Name a ceiling in a sentence."""
     return "the idealised oracle" if by.startswith(f"{ORACLE}, ") else f"the {by.replace('_', ' ')} ceiling"
-
-
-def gap_closed(score: pd.Series, floor: pd.Series, ceiling: pd.Series, higher_is_better: bool) -> pd.Series:
-    """Share of the way from floor to ceiling: (floor - score) / (floor - ceiling), never clipped.
-
-    The sign of numerator and denominator flips together for metrics where higher is better. Undefined (NaN) where floor
-    or ceiling is, and where the ceiling is not better than the floor.
-    """
-    sign = -1.0 if higher_is_better else 1.0
-    span = sign * (floor - ceiling)
-    return (sign * (floor - score) / span.where(span > 0)).astype(float)
 
 
 def _better(score: pd.Series, floor: pd.Series, higher_is_better: bool) -> pd.Series:

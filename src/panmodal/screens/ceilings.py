@@ -164,9 +164,6 @@ class Ceilings:
 
     def check(self, screen: Screen) -> None:
         """Refuse to be used with responses that the draws were not made for."""
-        from panmodal.screens.screen import Screen as _Screen
-
-        assert isinstance(screen, _Screen)
         shared = [c for c in screen.contexts if c in self._contexts]
         if not shared:
             raise InputError(
