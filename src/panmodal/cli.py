@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from panmodal import cli_cells, cli_results
 from panmodal._console import console_for, plain, trial_progress
 from panmodal._version import __version__
-from panmodal.cli_cells import register, show_facts
+from panmodal.cli_cells import show_facts
 from panmodal.errors import InputError, PanmodalError
 
 if TYPE_CHECKING:
@@ -41,14 +42,20 @@ IdCol = Annotated[str | None, typer.Option(help="Column of the ids in embedding 
 DropControls = Annotated[
     bool | None, typer.Option(help="Remove rows that name control cells instead of refusing them.")
 ]
+Alpha = Annotated[
+    float | None, typer.Option(help="Of a table of tests: largest adjusted p of a DEG; 0.05 unless given.")
+]
+MinEffect = Annotated[
+    float | None, typer.Option(help="Of a table of tests: smallest absolute effect of a DEG; 0 unless given.")
+]
+Missing = Annotated[
+    str | None, typer.Option(help="Of a table of tests: genes without a test are an error (default) or zero.")
+]
 AllowPickle = Annotated[
     bool | None, typer.Option(help="Open .pt and .pkl files, which can run code; only for files that you trust.")
 ]
-MetricName = Annotated[str | None, typer.Option("--metric", help="Metric to rank by; the primary one unless given.")]
-Fallback = Annotated[
-    str, typer.Option(help="filled: all test ids, train mean where not covered; common: ids covered by all embeddings.")
-]
-register(app)
+cli_cells.register(app)
+cli_results.register(app)
 
 
 def main() -> None:
@@ -134,6 +141,12 @@ def run(
         str | None, typer.Option(help="Ceilings made by panmodal ceiling; those beside the screen's file unless given.")
     ] = None,
     no_ceilings: Annotated[bool, typer.Option("--no-ceilings", help="Use no ceilings.")] = False,
+    alpha: Alpha = None,
+    min_effect: MinEffect = None,
+    missing: Missing = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu (default), or a torch device such as cuda, for the logistic probe.")
+    ] = None,
 ) -> None:
     """Benchmark embeddings on a screen.
 
@@ -150,7 +163,8 @@ def run(
         "drop_controls": drop_controls, "splits": splits, "folds": folds, "seed": seed, "unseen": unseen,
         "probes": probe, "metrics": metric, "permuted": permuted, "n_jobs": jobs, "overwrite": overwrite,
         "keep_predictions": keep_predictions, "allow_pickle": allow_pickle,
-        "ceilings": False if no_ceilings else ceilings,
+        "ceilings": False if no_ceilings else ceilings, "alpha": alpha, "min_effect": min_effect, "missing": missing,
+        "device": device,
     }  # fmt: skip
     fields |= {key: value for key, value in given.items() if value is not None and value != []}
     needed = [f"--{key.removesuffix('s')}" for key in ("screen", "embeddings", "out") if key not in fields]
@@ -174,55 +188,10 @@ def run(
                   highlight=False, soft_wrap=True)  # fmt: skip
 
 
-@app.command()
-def leaderboard(
-    results: Annotated[Path, typer.Argument(help="Results folder.")],
-    metric: MetricName = None,
-    fallback: Fallback = "filled",
-    probe: Annotated[list[str] | None, typer.Option(help="Only these probes (repeat).")] = None,
-    ceiling: Annotated[str | None, typer.Option(help="Ceiling of the gap closed; see panmodal list ceilings.")] = None,
-    top: Annotated[int | None, typer.Option(help="Show only the best few embeddings of each task.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a self-contained page.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the table as csv.")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="Write the table as Parquet.")] = None,
-    gaps: Annotated[
-        Path | None, typer.Option(help="Write the gap closed by every metric and ceiling, with intervals (csv).")
-    ] = None,
-) -> None:
-    """Show who leads, per task and over tasks.
-
-    Example: `panmodal leaderboard results/ --metric Pearson_centred --html board.html`
-    """
-    from panmodal._files import write_text
-    from panmodal.evaluation.api import write_leaderboard
-    from panmodal.evaluation.store import Store
-    from panmodal.insight.gaps import gap_table
-    from panmodal.insight.leaderboard import leaderboard as make_board
-    from panmodal.insight.leaderboard import summary
-    from panmodal.insight.terminal import note_for, overall_table, task_tables
-
-    store = Store(results)
-    board = make_board(store.scores(), metric=metric, fallback=fallback, probes=probe, rows=store.perturbations(),
-                       ceilings=store.ceilings(), ceiling=ceiling)  # fmt: skip
-    console = console_for()
-    for table in task_tables(board, top):
-        console.print(table)
-    console.print(overall_table(board))
-    for sentence in summary(board):
-        console.print(f"· {plain(sentence)}", highlight=False)
-    console.print(f"[dim]{plain(note_for(board))}[/]", highlight=False)
-    for target, suffix in ((html, ".html"), (csv, ".csv"), (parquet, ".parquet")):
-        if target is not None:
-            if target.suffix != suffix:
-                raise InputError(f"{target}: a file written with --{suffix[1:]} must end in {suffix}.")
-            write_leaderboard(results, target, metric=metric, fallback=fallback, probes=probe, ceiling=ceiling)
-            console.print(f"Wrote {target}", highlight=False, soft_wrap=True)
-    if gaps is not None:
-        if gaps.suffix != ".csv":
-            raise InputError(f"{gaps}: a file written with --gaps must end in .csv.")
-        table = gap_table(store.scores(), store.perturbations(), store.ceilings(), fallback=fallback, probes=probe)
-        write_text(gaps, table.to_csv(index=False))
-        console.print(f"Wrote {gaps}", highlight=False, soft_wrap=True)
+def _calling(alpha: float | None, min_effect: float | None, missing: str | None) -> dict[str, Any]:
+    """Options of tables of tests that were given."""
+    given = {"alpha": alpha, "min_effect": min_effect, "missing": missing}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @app.command()
@@ -238,6 +207,9 @@ def inspect(
     context_col: ContextCol = None,
     context: ContextName = None,
     drop_controls: DropControls = None,
+    alpha: Alpha = None,
+    min_effect: MinEffect = None,
+    missing: Missing = None,
     allow_pickle: AllowPickle = None,
 ) -> None:
     """Tell what a file is and what would be used of it.
@@ -248,7 +220,7 @@ def inspect(
     from panmodal.inspect import describe
 
     options = {"response": response, "pert_col": pert_col, "context_col": context_col, "context": context,
-               "drop_controls": bool(drop_controls)}  # fmt: skip
+               "drop_controls": bool(drop_controls), **_calling(alpha, min_effect, missing)}  # fmt: skip
     against = load_screen(screen, **options) if screen else None
     console = console_for()
     for path in file:
@@ -275,10 +247,12 @@ def list_(
     from panmodal.screens.embedded import EMBEDDED_SCREENS
 
     tables: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
-        "probes": (("probe", "what", "parameter", "grid"),
-                   [(p.name, p.description, p.parameter, " ".join(f"{v:g}" for v in p.grid)) for p in probes().values()]),
-        "metrics": (("metric", "better", "what"),
-                    [(m.name, "higher" if m.higher_is_better else "lower", m.formula) for m in METRICS.values()]),
+        "probes": (("probe", "responses", "what", "parameter", "grid"),
+                   [(p.name, ", ".join(p.kinds), p.description, p.parameter, " ".join(f"{v:g}" for v in p.grid))
+                    for p in probes().values()]),
+        "metrics": (("metric", "responses", "of each", "better", "what"),
+                    [(m.name, ", ".join(m.kinds), m.axis, "higher" if m.higher_is_better else "lower", m.formula)
+                     for m in METRICS.values()]),
         "ceilings": (("ceiling", "what"), [(e.name, e.description) for e in ESTIMATORS.values()]),
         "screens": (("screen", "response", "what", "licence"),
                     [(s.name, s.response, s.description, s.licence) for s in EMBEDDED_SCREENS.values()]),
@@ -299,23 +273,6 @@ def list_(
 
 
 @app.command()
-def rescore(
-    results: Annotated[Path, typer.Argument(help="Results folder.")],
-    metric: Annotated[list[str] | None, typer.Option(help="Only these metrics (repeat); all unless given.")] = None,
-) -> None:
-    """Compute scores again from stored predictions, without fitting anything.
-
-    Example: `panmodal rescore results/`
-    """
-    from panmodal.evaluation.run import rescore as again
-
-    with trial_progress() as report:
-        scores = again(results, metric, report)
-    console_for().print(f"{scores['trial'].nunique()} trials, {len(scores)} scores in {results / 'scores.parquet'}",
-                     highlight=False, soft_wrap=True)  # fmt: skip
-
-
-@app.command()
 def split(
     screen: Annotated[str, typer.Option(help="Screen whose perturbations are to be dealt into folds.")],
     out: Annotated[Path, typer.Option(help="csv file to write (pert_id, fold), with its side-car.")],
@@ -331,6 +288,7 @@ def split(
     pert_col: PertCol = None,
     context_col: ContextCol = None,
     drop_controls: DropControls = None,
+    missing: Missing = None,
 ) -> None:
     """Make folds once and save them, to be used with --splits.
 
@@ -340,8 +298,9 @@ def split(
     from panmodal.screens.splits import audit, make_split, read_groups
 
     read = load_screen(
-        screen, response=response, pert_col=pert_col, context_col=context_col, drop_controls=bool(drop_controls)
-    )
+        screen, response=response, pert_col=pert_col, context_col=context_col, drop_controls=bool(drop_controls),
+        **_calling(None, None, missing),
+    )  # fmt: skip
     made = make_split(
         read.pert_ids, n_folds=folds, seed=seed, unseen=unseen, groups=read_groups(groups) if groups else None
     )

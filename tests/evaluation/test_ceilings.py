@@ -218,7 +218,7 @@ def assert_is_plain(table, path, screen, split, contexts=("one", "two"), metrics
 
 def all_folds(path, screen, split, context="one"):
     frames = [
-        fold_ceilings(Ceilings(path), screen, split, context, f, metrics_for(screen.response)) for f in split.numbers
+        fold_ceilings(Ceilings(path), screen, split, context, f, metrics_for(screen.response))[0] for f in split.numbers
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -604,9 +604,11 @@ def test_without_a_file_beside_there_are_none(config, folder, tmp_path):
     assert loaded(alone) is None
 
 
-@pytest.mark.parametrize("response", ["deg", "continuous"])
-def test_ceilings_are_of_fold_changes_only(config, response):
-    assert loaded(config(response=response)) is None
+def test_ceilings_are_of_fold_changes_and_labels_only(config, reseeded):
+    assert loaded(config(response="fitness")) is None
+    assert (
+        loaded(config(response="deg")).has_labels and loaded(config(response="deg", ceilings=str(reseeded))).has_labels
+    )
 
 
 def test_embedded_screens_have_none(config):
@@ -617,7 +619,7 @@ def test_ceilings_that_do_not_fit_are_refused(config, folder, reseeded, matched,
     refuses(["nowhere.h5"], loaded, config(ceilings=str(tmp_path / "nowhere.h5")))
     refuses(["cannot be read as ceilings", "panmodal ceiling"], loaded, config(ceilings=str(folder / "cells.h5ad")))
     refuses(["made for other responses", "--no-ceilings"], loaded, config(ceilings=str(matched[1])))
-    refuses(["made for other responses"], loaded, config(response="deg", ceilings=str(reseeded)))
+    refuses(["made for other responses"], loaded, config(response="deg", ceilings=str(matched[1])))
     shutil.copy(folder / "toy.h5ad", tmp_path / "x.h5ad")
     shutil.copy(matched[1], tmp_path / "x.ceilings.h5")
     refuses(["x.ceilings.h5", "made for other responses"], loaded,
@@ -636,9 +638,9 @@ def test_slow_metrics_score_some_of_the_draws(screen, file, monkeypatch):
 
     split, made = make_split(screen.pert_ids, n_folds=3), Ceilings(file)
     wanted = metrics_for("lfc", ["L2", "Spearman"])
-    every = fold_ceilings(made, screen, split, "one", 0, wanted)
+    every = fold_ceilings(made, screen, split, "one", 0, wanted)[0]
     monkeypatch.setattr(module, "SLOW_DRAWS", 1)
-    first = fold_ceilings(made, screen, split, "one", 0, wanted)
+    first = fold_ceilings(made, screen, split, "one", 0, wanted)[0]
     pd.testing.assert_series_equal(first["L2"], every["L2"])
     assert not first["Spearman"].equals(every["Spearman"])
     own = first[first["estimator"] == "experimental_error"].set_index("pert_id")

@@ -272,13 +272,15 @@ def test_an_incomplete_split_and_a_starved_context_are_refused(toy) -> None:
         make_plan(small, embeddings, made)
 
 
-def test_deg_screens_are_read_but_no_probe_serves_them_yet(toy) -> None:
+def test_probes_of_other_kinds_of_response_are_refused(toy) -> None:
     screen, embeddings = toy()
     labels = Screen.from_arrays(
         np.sign(screen.responses("A")[1]), screen.ids_in("A"), ["A"] * 60, screen.readouts, name="d", response="deg"
     )
-    with pytest.raises(InputError, match="responses of kind 'deg'"):
-        make_plan(labels, embeddings, make_split(labels.pert_ids))
+    with pytest.raises(InputError, match=r"no probe 'lasso' for responses of kind 'deg'.*logistic"):
+        make_plan(labels, embeddings, make_split(labels.pert_ids), probe_names=["lasso"])
+    with pytest.raises(InputError, match="no probe 'logistic' for responses of kind 'lfc'"):
+        make_plan(screen, embeddings, make_split(screen.pert_ids), probe_names=["logistic"])
 
 
 def files(tmp_path: Path, toy) -> list[str]:

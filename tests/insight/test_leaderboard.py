@@ -216,8 +216,8 @@ def test_an_empty_table_is_refused(make_scores):
 
 
 def test_responses_without_a_metric_are_refused(make_scores):
-    with pytest.raises(InputError, match="no metric for responses of kind 'deg'"):
-        leaderboard(make_scores(LOWER, response="deg"))
+    with pytest.raises(InputError, match="no metric for responses of kind 'images'"):
+        leaderboard(make_scores(LOWER, response="images"))
 
 
 # --- over tasks ------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_correlated_columns_take_the_general_path_and_agree_with_scikit_learn() 
     fold = Fold(z[:50], z[50:], np.arange(50), np.arange(50, 70))
     assert not fold.orthogonal
     lasso, targets = get_probe("lasso"), Targets.of(y[:50])
-    inner = lasso.row_errors(fold, Targets.of(y), lasso.grid)
+    inner = lasso.errors(fold, Targets.of(y), lasso.grid)
     for k, alpha in enumerate(lasso.grid):
         theirs = Lasso(alpha, tol=1e-12, max_iter=200_000).fit(z[:50], y[:50]).predict(z[50:])
         np.testing.assert_allclose(lasso.predict(fold, targets, alpha), theirs, atol=1e-6)

@@ -141,7 +141,8 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
         "rule": cells.rule,
         "deg": cells.test,
     }
-    tested = screen.adata.obs.get("deg_tested")
+    has_labels = cells.test != "none" and "deg_tested" in screen.adata.obs
+    labels = screen.labelled() if has_labels and screen.adata.obs["deg_tested"].any() else None
     done = 0
     with (
         GatheredCells(
@@ -165,7 +166,11 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
             file_group = file.create_group(f"contexts/{number}")
             file_group.attrs.update(context=name, responses=screen.digest(name))
             file_group["pert_id"] = np.array([i.encode() for i in ids])
-            labelled = None if tested is None or cells.test == "none" else _labelled(screen, name, tested)
+            labelled = None
+            if has_labels:
+                labelled = set(labels.ids_in(name)) if labels is not None else set()
+                if labelled and labels is not None:
+                    file_group.attrs["labels"] = labels.digest(name)
             arrays = _create(file_group, context.scheme, len(ids), width, options, labelled is not None)
             order = {i: k for k, i in enumerate(ids)}
             facts = {k: np.full(len(ids), np.nan) for k in QUALITY}
@@ -190,12 +195,6 @@ def make_ceilings(cells: Cells, screen: Screen, out: str | Path, options: Ceilin
             table.attrs["columns"] = list(QUALITY)
             for what, column in facts.items():
                 table[what] = column
-
-
-def _labelled(screen: Screen, context: str, tested: Any) -> set[str]:
-    """Perturbations of a context that have DEG labels."""
-    obs = screen.adata.obs
-    return set(obs["pert_id"][tested.to_numpy(bool) & (obs["cell_line"] == context).to_numpy()])
 
 
 def _rows_of(screen: Screen, layout: Layout, where: str) -> list[int]:

@@ -37,6 +37,7 @@ def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen
         metrics=config.metrics, permuted=config.permuted, n_jobs=config.n_jobs, overwrite=config.overwrite,
         keep_predictions=config.keep_predictions, progress=progress, on_plan=on_plan,
         about={"config": config.model_dump(mode="json", exclude_defaults=True)}, ceilings=config.load_ceilings(screen),
+        device=config.device,
     )  # fmt: skip
     write_text(Path(config.out) / "config.yaml", config.to_yaml())
     return results
@@ -58,8 +59,13 @@ def write_leaderboard(
 
     store, out = Store(path), Path(out)
     scores = store.scores()
-    options: dict[str, Any] = {"metric": metric, "fallback": fallback, "probes": probes, "ceiling": ceiling,
-                               "rows": store.perturbations(), "ceilings": store.ceilings()}  # fmt: skip
+    options: dict[str, Any] = {
+        "metric": metric,
+        "fallback": fallback,
+        "probes": probes,
+        "ceiling": ceiling,
+        **store.evidence(),
+    }
     if out.suffix == ".html":
         runs = [r for _, r in store.runs()]
         write_text(out, render_page(scores, runs=runs, **options))

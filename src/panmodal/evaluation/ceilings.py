@@ -10,10 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from panmodal._digest import digest_json
+from panmodal.evaluation.class_metrics import LabelComparison, bootstrap_weights, resample, totals
+from panmodal.evaluation.compare import has_classes, train_mean
 from panmodal.evaluation.metrics import METRICS, Comparison, Metric, metrics_for, score_rows
 from panmodal.evaluation.store import Store
-from panmodal.evaluation.workspace import train_mean
-from panmodal.screens.ceilings import Ceilings, Estimator, spearman_brown
+from panmodal.screens.ceilings import ESTIMATORS, Ceilings, Estimator, spearman_brown
 from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split
 
@@ -22,6 +23,8 @@ SLOW_DRAWS = 10
 """Draws that slow metrics score; averaged over perturbations, ten are enough."""
 RULE = 1
 """Version of how draws become a ceiling; raise it when results change."""
+Draws = dict[str, dict[str, list[float]]]
+"""Bootstrap samples of metrics of genes, by estimator and metric."""
 
 
 def summarise(values: NDArray[np.float64], metric: Metric, estimator: Estimator) -> NDArray[np.float64]:
@@ -42,14 +45,19 @@ def summarise(values: NDArray[np.float64], metric: Metric, estimator: Estimator)
 
 def fold_ceilings(
     ceilings: Ceilings, screen: Screen, split: Split, context: str, fold: int, metrics: Sequence[Metric]
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Draws]:
     """Score the draws of one context and fold: one row for each estimator and test perturbation.
 
     Returns
     -------
     pandas.DataFrame
-        :data:`TASK_COLUMNS`, ``n_draws`` (draws in which it is defined) and one column for each metric.
+        :data:`TASK_COLUMNS`, ``n_draws`` (draws in which it is defined) and one column for each metric. Metrics of genes stand in
+        one more row with an empty ``pert_id``.
+    dict
+        Estimator -> metric of genes -> its values in bootstrap samples of the test perturbations.
     """
+    if has_classes(screen.response):
+        return _label_ceilings(ceilings, screen, split, context, fold, metrics)
     ids, values = screen.responses(context)
     train, test = split.sides(ids, fold)
     place = {i: k for k, i in enumerate(ids)}
@@ -78,7 +86,50 @@ def fold_ceilings(
         labels = (screen.name, context, screen.response, split.name, fold, estimator.name)
         frame = pd.DataFrame(dict(zip(TASK_COLUMNS, labels, strict=False)), index=range(len(test)))
         frames.append(frame.assign(pert_id=test, n_draws=counted, **columns))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True), {}
+
+
+def _label_ceilings(
+    ceilings: Ceilings, screen: Screen, split: Split, context: str, fold: int, metrics: Sequence[Metric]
+) -> tuple[pd.DataFrame, Draws]:
+    """Score labels of resampled cells against the measured labels: the 0.1 quantile over draws, as published.
+
+    Metrics of perturbations take it for each perturbation, metrics of genes for the whole fold.
+    """
+    estimator = ESTIMATORS["experimental_error"]
+    ids, values = screen.responses(context)
+    _, test = split.sides(ids, fold)
+    place = {i: k for k, i in enumerate(ids)}
+    truth = values[[place[i] for i in test]].astype(np.int8)
+    of_genes = [m for m in metrics if m.axis == "gene"]
+    of_rows = [m for m in metrics if m.axis == "perturbation"]
+    counted = [m for m in of_genes if m.from_counts]
+    weights = bootstrap_weights(test)
+    rows: list[dict[str, NDArray[np.float64]]] = []
+    whole: list[dict[str, float]] = []
+    samples: list[dict[str, NDArray[np.float64]]] = []
+    drawn = ceilings.labels(context, test)
+    for number in range(drawn.shape[1]):
+        draw = drawn[:, number]
+        predicted = np.concatenate([draw == -1, draw == 1], axis=1).astype(np.float32)
+        comparison = LabelComparison(predicted, truth)
+        rows.append(score_rows(comparison, of_rows))
+        whole.append({name: total.value for name, total in totals(comparison, of_genes).items()})
+        samples.append(resample(truth, draw, weights, counted))
+
+    def over_draws(found: list[dict[str, NDArray[np.float64]]], metric: Metric) -> NDArray[np.float64]:
+        return summarise(np.stack([f[metric.name] for f in found]), metric, estimator)
+
+    labels = dict(
+        zip(TASK_COLUMNS, (screen.name, context, screen.response, split.name, fold, estimator.name), strict=False)
+    )
+    frame = pd.DataFrame(labels, index=range(len(test) + 1)).assign(pert_id=[*test, ""], n_draws=drawn.shape[1])
+    for metric in of_rows:
+        frame[metric.name] = [*over_draws(rows, metric), np.nan]
+    for metric in of_genes:
+        own = np.array([[w[metric.name]] for w in whole])
+        frame[metric.name] = [*np.full(len(test), np.nan), summarise(own, metric, estimator)[0]]
+    return frame, {estimator.name: {m.name: over_draws(samples, m).tolist() for m in counted}}
 
 
 def store_ceilings(
@@ -110,12 +161,13 @@ def store_ceilings(
     results = Parallel(n_jobs=min(n_jobs, max(1, len(todo))), return_as="generator")(
         delayed(fold_ceilings)(ceilings, screen, split, labels[1], labels[4], chosen) for labels, _, chosen in todo
     )
-    for done, ((labels, key, chosen), frame) in enumerate(zip(todo, results, strict=True)):
+    for done, ((labels, key, chosen), (frame, draws)) in enumerate(zip(todo, results, strict=True)):
         about = {
             "key": key,
             "responses": screen.digest(labels[1]),
             "split": split.digest,
             "metrics": {m.name: m.rule for m in chosen},
+            "draws": draws,
         }
         store.write_ceilings(labels, about, frame.assign(seed=seed))
         if progress:
@@ -130,14 +182,15 @@ def find_ceilings(given: str | None, screen_path: str, screen: Screen) -> Ceilin
     Raises
     ------
     InputError
-        Not there, or made for other responses. Ceilings are for log fold changes: those beside a file read as something else do
-        not apply.
+        Not there, or made for other responses. Ceilings are for log fold changes and DEG labels: those beside a file read as
+        something else, or beside DEG labels but without draws of labels, do not apply.
     """
     from panmodal.screens.ceilings import read_beside
 
-    if given is None and (screen.response != "lfc" or not Path(screen_path).exists()):
+    if given is None and (screen.response not in ("lfc", "deg") or not Path(screen_path).exists()):
         return None
     found = Ceilings(given) if given else read_beside(screen_path)
-    if found is not None:
-        found.check(screen)
+    if found is None or (given is None and has_classes(screen.response) and not found.has_labels):
+        return None
+    found.check(screen)
     return found

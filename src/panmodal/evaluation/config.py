@@ -92,6 +92,10 @@ class RunConfig(BaseModel):
     keep_predictions: bool = True
     allow_pickle: bool = False
     ceilings: str | bool | None = None
+    device: str = "cpu"
+    alpha: float = Field(default=0.05, gt=0, le=1)
+    min_effect: float = Field(default=0.0, ge=0)
+    missing: Literal["error", "zero"] = "error"
 
     @field_validator("embeddings", mode="before")
     @classmethod
@@ -119,6 +123,7 @@ class RunConfig(BaseModel):
             self.screen, name=self.name, response=self.response, pert_col=self.pert_col,
             context_col=list(self.context_col) if self.context_col else None, context=self.context,
             contexts=list(self.contexts) if self.contexts else None, drop_controls=self.drop_controls,
+            alpha=self.alpha, min_effect=self.min_effect, missing=self.missing,
         )  # fmt: skip
 
     def load_ceilings(self, screen: Screen) -> Ceilings | None:

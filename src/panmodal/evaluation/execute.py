@@ -13,14 +13,17 @@ import numpy as np
 
 from panmodal._version import __version__
 from panmodal.errors import PanmodalError
+from panmodal.evaluation.class_metrics import LabelComparison
+from panmodal.evaluation.compare import baseline_row, compare, fill_row, has_classes
+from panmodal.evaluation.gene_scores import store_gene_scores
 from panmodal.evaluation.metrics import METRICS, Comparison, score_rows
 from panmodal.evaluation.plan import Group
 from panmodal.evaluation.scores import as_row_table
 from panmodal.evaluation.store import Predictions, Store
-from panmodal.evaluation.trials import NO_CHANGE, Trial
-from panmodal.evaluation.workspace import ContextData, SourceData, Workspace, close_matrices, open_matrix, train_mean
+from panmodal.evaluation.trials import Trial
+from panmodal.evaluation.workspace import ContextData, SourceData, Workspace, close_matrices, open_matrix
 from panmodal.probes.base import get_probe, select
-from panmodal.probes.design import Design, Targets
+from panmodal.probes.design import Design, LabelTargets, Targets
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Options:
     metrics: tuple[str, ...]
     standardise: tuple[bool, ...]
     keep_predictions: bool = True
+    device: str = "cpu"
 
 
 def run_groups(groups: Sequence[Group], workspace: Workspace, options: Options, n_jobs: int) -> Iterator[int]:
@@ -63,7 +67,7 @@ def run_group(group: Group, workspace: Workspace, options: Options) -> int:
     done = 0
     with threadpool_limits(limits=1):
         for context, trials in by_context.items():
-            job = _ContextJob(workspace, context, group.fold)
+            job = _ContextJob(workspace, context, group.fold, options.device)
             source = workspace.sources.get(group.source)
             for trial, result in _predictions(job, source, trials, designs, options.standardise[group.source]):
                 store.write_trial(trial.digest, _kept(result, options.keep_predictions))
@@ -77,38 +81,40 @@ def run_group(group: Group, workspace: Workspace, options: Options) -> int:
 class _ContextJob:
     """One context and fold: its ids, responses and truth."""
 
-    def __init__(self, workspace: Workspace, context: str, fold: int) -> None:
+    def __init__(self, workspace: Workspace, context: str, fold: int, device: str) -> None:
+        self.response, self.device = workspace.response, device
         self.data: ContextData = workspace.contexts[context]
         self.train, self.test = workspace.split.sides(self.data.ids, fold)
         self.row = {i: k for k, i in enumerate(self.data.ids)}
         self.values = open_matrix(self.data.values)
         self.test_rows = [self.row[i] for i in self.test]
-        self.mean = train_mean(self.values, [self.row[i] for i in self.train])
+        self.filled = fill_row(self.response, self.values, [self.row[i] for i in self.train])
 
-    def targets(self, ids: Sequence[str]) -> Targets:
+    def targets(self, ids: Sequence[str]) -> Targets | LabelTargets:
         rows = [self.row[i] for i in ids]
+        if has_classes(self.response):
+            return LabelTargets(self.values[rows].astype(np.int8), self.device)
         gram = open_matrix(self.data.gram)
         return Targets(self.values[rows].astype(np.float64), np.asarray(gram[np.ix_(rows, rows)]))
 
-    def comparison(self, result: Predictions) -> Comparison:
+    def comparison(self, result: Predictions) -> Comparison | LabelComparison:
         """Set predictions beside the truth: the only place where the responses of test ids are read."""
         assert result.values is not None
-        return Comparison(
-            result.values,
-            self.values[self.test_rows],
-            self.mean,
-            open_matrix(self.data.ranks)[self.test_rows] if self.data.ranks else None,
-            open_matrix(self.data.centred_ranks)[self.test_rows] if self.data.centred_ranks else None,
-        )
+        paths = {"true_ranks": self.data.ranks, "true_centred_ranks": self.data.centred_ranks}
+        known = {name: open_matrix(path)[self.test_rows] for name, path in paths.items() if path}
+        return compare(self.response, result.values, self.values[self.test_rows], self.filled, **known)
 
 
 def store_scores(
-    store: Store, digest: str, result: Predictions, comparison: Comparison, metrics: Sequence[str]
+    store: Store, digest: str, result: Predictions, comparison: Comparison | LabelComparison, metrics: Sequence[str]
 ) -> None:
     """Compute metrics of a trial and store them with the versions of their formulae."""
-    scored = score_rows(comparison, [METRICS[m] for m in metrics])
+    chosen = [METRICS[m] for m in metrics]
+    scored = score_rows(comparison, chosen)
     rows = as_row_table(digest, result.pert_ids, result.covered, scored)
-    store.write_rows(digest, rows, {m: METRICS[m].rule for m in metrics})
+    store.write_rows(digest, rows, {m: METRICS[m].rule for m in scored})
+    if isinstance(comparison, LabelComparison):
+        store_gene_scores(store, digest, result, comparison, [m for m in chosen if m.axis == "gene"])
 
 
 def _kept(result: Predictions, keep: bool) -> Predictions:
@@ -123,14 +129,12 @@ def _predictions(
     standardise: bool,
 ) -> Iterator[tuple[Trial, Predictions]]:
     """Predict the test responses of one context for each trial (baselines, or probes on an embedding)."""
-    filled = np.tile(job.mean, (len(job.test), 1))
+    filled = np.tile(job.filled, (len(job.test), 1))
     if source is None:
+        everywhere = np.ones(len(job.test), bool)
         for trial in trials:
-            values = np.zeros_like(filled) if trial.probe == NO_CHANGE else filled
-            yield (
-                trial,
-                Predictions(list(job.test), np.ones(len(job.test), bool), values, job.mean, _record(trial, {}, 0.0)),
-            )
+            values = np.tile(baseline_row(trial.probe, job.filled), (len(job.test), 1))
+            yield trial, Predictions(list(job.test), everywhere, values, job.filled, _record(trial, {}, 0.0))
         return
     where = {i: k for k, i in enumerate(source.ids)}
     train = tuple(i for i in job.train if i in where)
@@ -163,7 +167,7 @@ def _predictions(
             "at_edge": selection.at_edge,
         }
         now = time.perf_counter()
-        yield trial, Predictions(list(job.test), covered, values, job.mean, _record(trial, chosen, now - started))
+        yield trial, Predictions(list(job.test), covered, values, job.filled, _record(trial, chosen, now - started))
         started = time.perf_counter()
 
 

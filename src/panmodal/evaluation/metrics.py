@@ -1,4 +1,4 @@
-"""Metrics of continuous responses, as one declarative table: one value for every test perturbation."""
+"""All metrics as one declarative table, and those of continuous responses: one value for every test perturbation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal.errors import InputError
+from panmodal.evaluation import class_metrics as of_classes
 from panmodal.evaluation.ranks import average_ranks, rank_correlation
-from panmodal.probes.base import CONTINUOUS
+from panmodal.probes.base import CLASSES, CONTINUOUS
 
 Matrix = NDArray[np.float64]
 Rows = NDArray[np.float64]
@@ -184,7 +185,8 @@ class Metric:
     name
         Name in tables.
     function
-        Comparison -> one value for each test perturbation, NaN where undefined. Its docstring is the formula.
+        Comparison (or LabelComparison) -> one value for each test perturbation, NaN where undefined; for ``axis`` ``gene`` one value
+        for each gene, or for each class and gene. Its docstring is the formula.
     higher_is_better
         Direction.
     kinds
@@ -195,6 +197,10 @@ class Metric:
         rows are left out and counted.
     reliability
         Whether it is a correlation of the values themselves, so that the Spearman-Brown formula holds for it.
+    axis
+        What a value belongs to: ``perturbation``, or ``gene`` for metrics over the test perturbations of a fold.
+    from_counts
+        Whether a metric of genes needs counts of labels only, so that it can be resampled quickly.
     slow
         Whether it sorts read-outs or compares all pairs of rows; ceilings then score fewer draws.
     rule
@@ -202,11 +208,13 @@ class Metric:
     """
 
     name: str
-    function: Callable[[Comparison], Rows] = field(repr=False)
+    function: Callable[[Any], Rows] = field(repr=False)
     higher_is_better: bool
     kinds: tuple[str, ...] = CONTINUOUS
     no_skill: float | None = None
     reliability: bool = False
+    axis: str = "perturbation"
+    from_counts: bool = False
     slow: bool = False
     rule: int = 1
 
@@ -214,6 +222,14 @@ class Metric:
     def formula(self) -> str:
         """First paragraph of the function's docstring."""
         return " ".join((self.function.__doc__ or "").split("\n\n")[0].split())
+
+
+def _of_genes(name: str, function: Callable[[Any], Rows], from_counts: bool = True) -> Metric:
+    return Metric(name, function, higher_is_better=True, kinds=CLASSES, axis="gene", from_counts=from_counts)
+
+
+def _of_perturbations(name: str, function: Callable[[Any], Rows]) -> Metric:
+    return Metric(name, function, higher_is_better=True, kinds=CLASSES)
 
 
 METRICS = {
@@ -230,6 +246,18 @@ METRICS = {
         Metric("PDS_L1", discrimination_l1, higher_is_better=True, slow=True),
         Metric("PDS_L2", discrimination_l2, higher_is_better=True),
         Metric("PDS_cosine", discrimination_cosine, higher_is_better=True),
+        _of_genes("F1", of_classes.f1),
+        _of_genes("precision", of_classes.precision),
+        _of_genes("recall", of_classes.recall),
+        _of_genes("ROC_AUC", of_classes.roc_auc, from_counts=False),
+        _of_genes("average_precision", of_classes.average_precision, from_counts=False),
+        _of_genes("F1_classwise", of_classes.f1_classwise),
+        _of_genes("F1_nans_are_zeros", of_classes.f1_nans_are_zeros),
+        _of_perturbations("overlap_at_N", of_classes.overlap_at_n),
+        _of_perturbations("precision_at_N", of_classes.precision_at_n),
+        _of_perturbations("direction_match", of_classes.direction_match),
+        _of_perturbations("MCC", of_classes.mcc),
+        _of_perturbations("AUPRC", of_classes.auprc),
     )
 }
 """All metrics by name; the first of a kind is its primary metric."""
@@ -246,6 +274,6 @@ def metrics_for(kind: str, names: Sequence[str] | None = None) -> list[Metric]:
     return [m for m in serving if m.name in names]
 
 
-def score_rows(comparison: Comparison, metrics: Sequence[Metric]) -> dict[str, Rows]:
-    """Compute each metric for each test perturbation (NaN where undefined)."""
-    return {metric.name: metric.function(comparison) for metric in metrics}
+def score_rows(comparison: Comparison | of_classes.LabelComparison, metrics: Sequence[Metric]) -> dict[str, Rows]:
+    """Compute each metric of perturbations for each test perturbation (NaN where undefined)."""
+    return {metric.name: metric.function(comparison) for metric in metrics if metric.axis == "perturbation"}

@@ -15,7 +15,8 @@ from panmodal.embeddings.controls import (
 )
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, some
-from panmodal.evaluation.trials import BASELINE, NO_CHANGE, TRAIN_MEAN, Trial, dependencies
+from panmodal.evaluation.compare import baselines
+from panmodal.evaluation.trials import BASELINE, Trial, dependencies
 from panmodal.probes.base import Probe, get_probe, probes
 from panmodal.probes.design import MIN_TRAIN
 from panmodal.screens.screen import Screen
@@ -141,8 +142,8 @@ def _trials(
 ) -> list[Trial]:
     made = []
     embedding = source.embedding
-    baselines = [{"name": NO_CHANGE, "rule": 1}, {"name": TRAIN_MEAN, "rule": 1}]
-    identities = baselines if embedding is None else [p.identity() for p in chosen]
+    none = [{"name": name, "rule": 1} for name in baselines(screen.response)]
+    identities = none if embedding is None else [p.identity() for p in chosen]
     for context in source.contexts:
         for identity in identities:
             # The row permutation and the random vectors are in the embedding's digest already.

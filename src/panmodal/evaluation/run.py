@@ -14,13 +14,16 @@ from panmodal._console import Progress
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, StoreError
 from panmodal.evaluation.ceilings import store_ceilings
+from panmodal.evaluation.compare import has_classes
 from panmodal.evaluation.execute import Options, run_groups, store_scores
-from panmodal.evaluation.metrics import METRICS, Comparison, metrics_for
+from panmodal.evaluation.gene_scores import compile_resampled, compile_totals, trial_comparison
+from panmodal.evaluation.metrics import METRICS, metrics_for
 from panmodal.evaluation.plan import Plan, make_plan
 from panmodal.evaluation.scores import tidy_scores
 from panmodal.evaluation.store import Store, describe_conflicts, safe_name
 from panmodal.evaluation.trials import Trial
 from panmodal.evaluation.workspace import lay_out, work_folder
+from panmodal.probes.softmax import check_device
 from panmodal.screens.ceilings import Ceilings
 from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split, make_split
@@ -62,7 +65,22 @@ class Results:
         from panmodal.insight.leaderboard import leaderboard
 
         store = Store(self.path)
-        return leaderboard(store.scores(), rows=store.perturbations(), ceilings=store.ceilings(), **options)
+        return leaderboard(store.scores(), **store.evidence(), **options)
+
+    def genes(self, trial: str) -> pd.DataFrame:
+        """Metrics of each gene (read-out) of a trial on classes, all test ids, by the trial's digest (column ``trial`` of scores).
+
+        Raises
+        ------
+        StoreError
+            The folder has no such trial, or it is none on classes.
+        """
+        store = Store(self.path)
+        found = store.read_genes(trial)
+        known = {t.digest: t for t in store.trials()}
+        if found is None or trial not in known:
+            raise StoreError(f"{self.path}: no values of genes for trial {trial!r}; trials on classes (deg) have them.")
+        return found[0].assign(readout=store.read_responses(known[trial].depends["responses"])[2]).set_index("readout")
 
 
 def run(
@@ -83,6 +101,7 @@ def run(
     on_plan: Callable[[Plan], None] | None = None,
     about: dict[str, Any] | None = None,
     ceilings: Ceilings | None = None,
+    device: str = "cpu",
 ) -> Results:
     """Benchmark embeddings on a screen.
 
@@ -116,6 +135,8 @@ def run(
         Recorded with the run (config, files).
     ceilings
         What the experiment's noise allows (``panmodal ceiling``); scored with the same metrics and kept in the folder.
+    device
+        Where probes that can use an accelerator compute: ``cpu``, or a torch device such as ``cuda`` (then in one process).
 
     Raises
     ------
@@ -126,6 +147,7 @@ def run(
     """
     if overwrite not in OVERWRITE:
         raise InputError(f"overwrite is {overwrite!r}; it must be one of {', '.join(OVERWRITE)}.")
+    check_device(device)
     if not embeddings:
         raise InputError("no embedding to benchmark; give at least one (--embedding FILE).")
     chosen = [m.name for m in metrics_for(screen.response, metrics)]
@@ -144,7 +166,10 @@ def run(
         store.write_responses(screen.digest(context), ids, values, readouts)
     inputs = _inputs(plan) | ({"ceilings": str(ceilings.path.resolve())} if ceilings else {})
     store.save_run(plan.trials, {**(about or {}), **inputs})
-    computed = _execute(plan, store, chosen, overwrite, n_jobs, keep_predictions, progress)
+    # Processes would each hold their own copy of the accelerator's library.
+    computed = _execute(
+        plan, store, chosen, overwrite, n_jobs if device == "cpu" else 1, keep_predictions, progress, device
+    )
     if ceilings is not None:
         store_ceilings(store, ceilings, screen, split, seed, chosen, n_jobs or os.cpu_count() or 1)
     compile_scores(store)
@@ -176,6 +201,7 @@ def _execute(
     n_jobs: int | None,
     keep: bool,
     progress: Progress | None,
+    device: str,
 ) -> int:
     """Compute the trials that are wanted and not there; return their number."""
     seen: set[str] = set()
@@ -199,7 +225,9 @@ def _execute(
     with work_folder() as folder:
         workspace = lay_out(plan, folder, contexts=contexts, sources={g.source for g in todo},
                             ranks=any("Spearman" in m for m in metrics))  # fmt: skip
-        options = Options(store.path.resolve(), tuple(metrics), tuple(s.standardise for s in plan.sources), keep)
+        options = Options(
+            store.path.resolve(), tuple(metrics), tuple(s.standardise for s in plan.sources), keep, device
+        )
         done = 0
         for finished in run_groups(todo, workspace, options, n_jobs or os.cpu_count() or 1):
             done += finished
@@ -238,22 +266,24 @@ def compile_scores(store: Store) -> pd.DataFrame:
     records = {d: record for d in {t.digest for t in known} if (record := store.trial_record(d)) is not None}
     planned = [t for t in known if t.digest in records]
     done = {t.digest: t for t in planned}
-    stored = {digest: store.read_rows(digest) for digest in done}
+    stored = {digest: _read_values(store, trial) for digest, trial in done.items()}
     # What was lost is scored by the metrics that the other trials of its kind have.
     usual: dict[str, set[str]] = {}
-    for digest, rows_found in stored.items():
-        if rows_found is not None:
-            usual.setdefault(done[digest].response, set()).update(rows_found[1])
-    frames, available = [], []
+    for digest, values in stored.items():
+        if values is not None:
+            usual.setdefault(done[digest].response, set()).update(values.rules)
+    frames, available, about = [], [], {}
     for digest, trial in done.items():
         found = stored[digest]
-        if found is None or any(METRICS[m].rule != r for m, r in found[1].items() if m in METRICS):
-            names = usual.get(trial.response) if found is None else set(found[1])
+        if found is None or any(METRICS[m].rule != r for m, r in found.rules.items() if m in METRICS):
+            names = usual.get(trial.response) if found is None else set(found.rules)
             rescore_trial(store, trial, [m.name for m in metrics_for(trial.response) if not names or m.name in names])
-            found = store.read_rows(digest)
+            found = _read_values(store, trial)
         assert found is not None
-        frames.append(found[0])
-        available += [(digest, metric) for metric in found[1]]
+        frames.append(found.rows)
+        available += [(digest, metric) for metric in found.rules]
+        if found.of_genes is not None:
+            about[digest] = found.of_genes
     labels = []
     for trial in planned:
         record = trial.to_record()
@@ -261,13 +291,33 @@ def compile_scores(store: Store) -> pd.DataFrame:
         labels.append({**record, "hyperparameters": records[trial.digest]["hyperparameters"]})
     if not frames:
         raise StoreError(f"{store.path}: no finished trial. Run panmodal run first.")
-    rows = pd.concat(frames, ignore_index=True)
-    scores = tidy_scores(rows, pd.DataFrame(labels))
+    rows, trials = pd.concat(frames, ignore_index=True), pd.DataFrame(labels)
+    scores = tidy_scores(rows, trials, compile_totals(store, trials, rows, about, done))
     scores = scores.merge(pd.DataFrame(available, columns=["trial", "metric"]), on=["trial", "metric"])
     store.write_table("perturbations", rows)
-    store.compile_ceilings()
+    store.compile_ceilings(compile_resampled(trials, about))
     store.write_table("scores", scores)
     return scores
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What is stored of a trial's scores: values of perturbations, versions of all formulae, record of the metrics of genes."""
+
+    rows: pd.DataFrame
+    rules: dict[str, int]
+    of_genes: dict[str, Any] | None
+
+
+def _read_values(store: Store, trial: Trial) -> _Values | None:
+    """Read the scores of a trial; None if a part is absent or damaged."""
+    rows = store.read_rows(trial.digest)
+    if rows is None:
+        return None
+    if not has_classes(trial.response):
+        return _Values(*rows, None)
+    genes = store.read_genes(trial.digest)
+    return None if genes is None else _Values(rows[0], {**rows[1], **genes[1]["rules"]}, genes[1])
 
 
 def rescore_trial(store: Store, trial: Trial, metrics: Sequence[str]) -> None:
@@ -284,10 +334,7 @@ def rescore_trial(store: Store, trial: Trial, metrics: Sequence[str]) -> None:
             f"{store.path}: trial {trial.digest} ({trial.embedding}, {trial.probe}) was run without keeping predictions; "
             "run it again with --overwrite always, and keep them, to compute metrics."
         )
-    ids, values, _ = store.read_responses(trial.depends["responses"])
-    where = {i: k for k, i in enumerate(ids)}
-    comparison = Comparison(found.values, values[[where[i] for i in found.pert_ids]], found.train_mean)
-    store_scores(store, trial.digest, found, comparison, metrics)
+    store_scores(store, trial.digest, found, trial_comparison(store, trial, found), metrics)
 
 
 def rescore(path: str | Path, metrics: Sequence[str] | None = None, progress: Progress | None = None) -> pd.DataFrame:

@@ -35,8 +35,8 @@ def mark_common(rows: pd.DataFrame, trials: pd.DataFrame, key: str = "trial") ->
     return merged["common"].astype("boolean").fillna(True).astype(bool).set_axis(rows.index)
 
 
-def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """Aggregate values per perturbation to one row per trial, fallback and metric.
+def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame, totals: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Aggregate values per perturbation to one row per trial, fallback and metric, and add those of metrics of genes.
 
     Parameters
     ----------
@@ -45,6 +45,9 @@ def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     trials
         One row per trial: :data:`LABELS`, ``trial``, ``role``, ``modality``, ``simulated``, ``hyperparameters``. Two
         rows may share a trial when the same content goes by two names, in one task or in two.
+    totals
+        Values of metrics of genes: ``trial``, :data:`FOLD_OF_TASK`, ``fallback``, ``metric``, ``value``, ``n_scored`` and
+        ``n_undefined`` (these count genes).
 
     Returns
     -------
@@ -75,9 +78,11 @@ def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
         piece["n_scored"] = scored.reset_index().melt("place")["value"].astype(np.int64)
         piece["n_undefined"] = unknown.reset_index().melt("place")["value"].astype(np.int64)
         pieces.append(piece.assign(fallback=fallback))
+    if totals is not None and len(totals):
+        pieces.append(totals.merge(places, on=["trial", *FOLD_OF_TASK])[list(pieces[0].columns)])
     table = trials.merge(pd.concat(pieces), on="place").merge(counts, on="place")
     table = table.astype({"n_test": np.int64, "n_covered": np.int64, "fold": np.int64, "seed": np.int64})
-    order = {name: k for k, name in enumerate(metrics)}
+    order = {name: k for k, name in enumerate(METRICS)}
     table = table.assign(
         _m=table["metric"].map(order), _f=table["fallback"].map({f: k for k, f in enumerate(FALLBACKS)})
     )

@@ -15,15 +15,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from panmodal._digest import LENGTH, digest_json
-from panmodal._files import atomic_path, write_text
+from panmodal._files import write_text
 from panmodal._version import __version__
 from panmodal.errors import StoreError, some
+from panmodal.evaluation.parquet import META, packed, read_parquet, unpacked, write_parquet
 from panmodal.evaluation.trials import Trial
 
 FORMAT = 1
 """Version of the layout of a results folder."""
 MANIFEST = "panmodal.json"
-META = b"panmodal"
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Predictions:
     pert_ids, covered
         Test ids and whether the embedding covered them; uncovered rows hold the train mean.
     values
-        Predictions, m x t, float32; None where they were not kept.
+        Predictions, m x t (for classes m x 2t: probabilities of -1, then of +1), float32; None where they were not kept.
     train_mean
-        Mean training response, length t, float32.
+        What uncovered rows hold: the mean training response (length t), or for classes the shares of -1 and of +1 (2t); float32.
     record
         Labels, digest, hyper-parameters, seconds and version.
     """
@@ -134,8 +134,13 @@ class Store:
                     path.unlink()
         needed = {t.digest for t in self.trials()}
         for digest in {d for _, d in gone} - needed:
-            self._trial_path(digest).unlink(missing_ok=True)
-            self._rows_path(digest).unlink(missing_ok=True)
+            for path in (
+                self._trial_path(digest),
+                self._rows_path(digest),
+                self._genes_path(digest),
+                self._common_path(digest),
+            ):
+                path.unlink(missing_ok=True)
 
     # --- trials ------------------------------------------------------------------------------------------------------
 
@@ -145,6 +150,12 @@ class Store:
     def _rows_path(self, digest: str) -> Path:
         return self.path / "scores" / digest[:2] / f"{digest}.parquet"
 
+    def _genes_path(self, digest: str) -> Path:
+        return self.path / "scores" / digest[:2] / f"{digest}.genes.parquet"
+
+    def _common_path(self, digest: str) -> Path:
+        return self.path / "scores" / digest[:2] / f"{digest}.common.json"
+
     def write_trial(self, digest: str, predictions: Predictions) -> None:
         """Store the predictions of a trial, atomically; the file's presence means that the trial is done."""
         import pyarrow as pa
@@ -152,11 +163,11 @@ class Store:
         columns: dict[str, Any] = {"pert_id": pa.array(predictions.pert_ids, pa.string()),
                                    "covered": pa.array(predictions.covered)}  # fmt: skip
         if predictions.values is not None:
-            columns["prediction"] = _packed(predictions.values)
+            columns["prediction"] = packed(predictions.values)
         record = {**predictions.record, "trial": digest, "content": _content(predictions)}
         meta = {META: json.dumps(record, ensure_ascii=False).encode(),
                 b"train_mean": np.asarray(predictions.train_mean, dtype="<f4").tobytes().hex().encode()}  # fmt: skip
-        _write(pa.table(columns).replace_schema_metadata(meta), self._trial_path(digest))
+        write_parquet(pa.table(columns).replace_schema_metadata(meta), self._trial_path(digest))
 
     def read_trial(self, digest: str) -> Predictions:
         """Read the predictions of a trial.
@@ -166,10 +177,10 @@ class Store:
         StoreError
             Not there, or damaged.
         """
-        table, record = _read(self._trial_path(digest))
+        table, record = read_parquet(self._trial_path(digest))
         if record.get("trial") != digest:
             raise StoreError(f"{self._trial_path(digest)}: holds trial {record.get('trial')}; the file was renamed.")
-        values = _unpacked(table, "prediction") if "prediction" in table.column_names else None
+        values = unpacked(table, "prediction") if "prediction" in table.column_names else None
         mean = np.frombuffer(bytes.fromhex(table.schema.metadata[b"train_mean"].decode()), dtype="<f4")
         found = Predictions(table["pert_id"].to_pylist(), table["covered"].to_numpy(), values, mean, record)
         if _content(found) != record.get("content"):
@@ -184,7 +195,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            record = _read(path, columns=["pert_id"])[1]
+            record = read_parquet(path, columns=["pert_id"])[1]
         except StoreError:
             return None
         return record if record.get("trial") == digest else None
@@ -201,7 +212,7 @@ class Store:
 
         table = pa.Table.from_pandas(rows.drop(columns="trial", errors="ignore"), preserve_index=False)
         meta = {META: json.dumps({"trial": digest, "rules": rules}).encode()}
-        _write(table.replace_schema_metadata(meta), self._rows_path(digest))
+        write_parquet(table.replace_schema_metadata(meta), self._rows_path(digest))
 
     def read_rows(self, digest: str) -> tuple[pd.DataFrame, dict[str, int]] | None:
         """Return the stored metrics of a trial and the versions of their formulae; None if absent or damaged."""
@@ -209,10 +220,40 @@ class Store:
         if not path.exists():
             return None
         try:
-            table, record = _read(path)
+            table, record = read_parquet(path)
         except StoreError:
             return None
         return table.to_pandas().assign(trial=digest), dict(record["rules"])
+
+    # --- values per gene -----------------------------------------------------------------------------------------------
+
+    def write_genes(self, digest: str, table: pd.DataFrame, about: dict[str, Any]) -> None:
+        """Store the metrics of each gene of a trial, in the order of the read-outs, and what belongs to all genes together."""
+        import pyarrow as pa
+
+        meta = {META: json.dumps({"trial": digest, **about}).encode()}
+        write_parquet(
+            pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(meta), self._genes_path(digest)
+        )
+
+    def read_genes(self, digest: str) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+        """Return the stored metrics of each gene of a trial and their record; None if absent or damaged."""
+        try:
+            table, record = read_parquet(self._genes_path(digest))
+        except StoreError:
+            return None
+        return table.to_pandas(), record
+
+    def write_common(self, digest: str, record: dict[str, Any]) -> None:
+        """Remember the totals of a trial over the ids in common."""
+        write_text(self._common_path(digest), json.dumps(record))
+
+    def read_common(self, digest: str) -> dict[str, Any]:
+        """Return what :meth:`write_common` stored; empty if absent or damaged."""
+        try:
+            return dict(json.loads(self._common_path(digest).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     # --- responses ---------------------------------------------------------------------------------------------------
 
@@ -225,13 +266,13 @@ class Store:
         path = self.path / "responses" / f"{digest}.parquet"
         if path.exists():
             return
-        table = pa.table({"pert_id": pa.array(list(ids), pa.string()), "response": _packed(values)})
-        _write(table.replace_schema_metadata({META: json.dumps({"readouts": list(readouts)}).encode()}), path)
+        table = pa.table({"pert_id": pa.array(list(ids), pa.string()), "response": packed(values)})
+        write_parquet(table.replace_schema_metadata({META: json.dumps({"readouts": list(readouts)}).encode()}), path)
 
     def read_responses(self, digest: str) -> tuple[list[str], NDArray[np.float32], list[str]]:
         """Return ids, responses (ids x read-outs) and read-outs of a context."""
-        table, record = _read(self.path / "responses" / f"{digest}.parquet")
-        return table["pert_id"].to_pylist(), _unpacked(table, "response"), list(record["readouts"])
+        table, record = read_parquet(self.path / "responses" / f"{digest}.parquet")
+        return table["pert_id"].to_pylist(), unpacked(table, "response"), list(record["readouts"])
 
     # --- ceilings ----------------------------------------------------------------------------------------------------
 
@@ -244,7 +285,7 @@ class Store:
         ``labels`` are its screen, context, response, split, fold and seed.
         """
         try:
-            _, about = _read(self._ceilings_path(labels))  # all of it: a damaged file counts as absent
+            _, about = read_parquet(self._ceilings_path(labels))  # all of it: a damaged file counts as absent
         except StoreError:
             return {}
         return dict(about["metrics"]) if about.get("key") == key else {}
@@ -258,36 +299,62 @@ class Store:
         import pyarrow as pa
 
         table = pa.Table.from_pandas(frame, preserve_index=False)
-        _write(table.replace_schema_metadata({META: json.dumps(about).encode()}), self._ceilings_path(labels))
+        write_parquet(table.replace_schema_metadata({META: json.dumps(about).encode()}), self._ceilings_path(labels))
 
-    def compile_ceilings(self) -> None:
-        """Gather the ceilings that belong to the trials planned into ``ceilings.parquet``; remove it if there are none."""
+    def compile_ceilings(self, resampled: pd.DataFrame) -> None:
+        """Gather the ceilings that belong to the trials planned into ``ceilings.parquet``; remove it if there are none.
+
+        Their bootstrap samples join those of the trials (``resampled``) in ``resampled.parquet``.
+        """
         valid = {(t.screen, t.context, t.response, t.split, t.fold, t.seed): (t.depends["responses"], t.depends["split"])
                  for t in self.trials()}  # fmt: skip
-        frames = []
+        frames, samples = [], []
         for path in sorted((self.path / "ceilings").glob("*.parquet")):
             try:
-                table, about = _read(path)
+                table, about = read_parquet(path)
             except StoreError:
                 continue  # as good as absent; the next run computes it again
             frame = table.to_pandas()
             labels = tuple(frame.loc[0, ["screen", "context", "response", "split", "fold", "seed"]])
             if valid.get(labels) == (about["responses"], about["split"]):
                 frames.append(frame)
-        if frames:
-            self.write_table("ceilings", pd.concat(frames, ignore_index=True))
+                own = dict(zip(("screen", "context", "response", "split", "fold", "seed"), labels, strict=True))
+                samples += [{**own, "trial": "", "estimator": estimator, "metric": metric, "draws": draws}
+                            for estimator, found in about.get("draws", {}).items() for metric, draws in found.items()]  # fmt: skip
+        self._write_or_remove("ceilings", pd.concat(frames, ignore_index=True) if frames else pd.DataFrame())
+        self._write_or_remove(
+            "resampled", pd.concat([resampled, pd.DataFrame(samples)], ignore_index=True) if samples else resampled
+        )
+
+    def _write_or_remove(self, name: str, frame: pd.DataFrame) -> None:
+        if len(frame):
+            self.write_table(name, frame)
         else:
-            (self.path / "ceilings.parquet").unlink(missing_ok=True)
+            (self.path / f"{name}.parquet").unlink(missing_ok=True)
 
     def ceilings(self) -> pd.DataFrame | None:
-        """Read ``ceilings.parquet``: one row per fold, estimator and test perturbation; None if the run had no ceilings."""
-        path = self.path / "ceilings.parquet"
-        return _read(path)[0].to_pandas() if path.exists() else None
+        """Read ``ceilings.parquet``: one row per fold, estimator and test perturbation; None if the run had no ceilings.
+
+        Metrics of genes stand in a row of each fold whose ``pert_id`` is empty.
+        """
+        return self._read_or_none("ceilings")
+
+    def resampled(self) -> pd.DataFrame | None:
+        """Read ``resampled.parquet``: bootstrap samples of metrics of genes, of trials and ceilings; None if there are none."""
+        return self._read_or_none("resampled")
+
+    def _read_or_none(self, name: str) -> pd.DataFrame | None:
+        path = self.path / f"{name}.parquet"
+        return read_parquet(path)[0].to_pandas() if path.exists() else None
+
+    def evidence(self) -> dict[str, Any]:
+        """Return what the leaderboard takes beside the scores: ``rows``, ``ceilings`` and ``resampled``."""
+        return {"rows": self.perturbations(), "ceilings": self.ceilings(), "resampled": self.resampled()}
 
     def write_quality(self, screen: str, frame: pd.DataFrame) -> None:
         """Put the facts of a screen's perturbations into ``quality.parquet``, in place of older ones of its contexts."""
         path = self.path / "quality.parquet"
-        others = _read(path)[0].to_pandas() if path.exists() else frame.assign(screen=screen).iloc[:0]
+        others = read_parquet(path)[0].to_pandas() if path.exists() else frame.assign(screen=screen).iloc[:0]
         others = others[(others["screen"] != screen) | ~others["context"].isin(frame["context"])]
         self.write_table(
             "quality", pd.concat([o for o in (others, frame.assign(screen=screen)) if len(o)], ignore_index=True)
@@ -300,7 +367,7 @@ class Store:
         import pyarrow as pa
 
         target = self.path / f"{name}.parquet"
-        _write(pa.Table.from_pandas(frame, preserve_index=False), target)
+        write_parquet(pa.Table.from_pandas(frame, preserve_index=False), target)
         return target
 
     def scores(self) -> pd.DataFrame:
@@ -310,14 +377,14 @@ class Store:
             raise StoreError(
                 f"{self.path}: no scores yet (no scores.parquet). Finish the run, or use panmodal rescore."
             )
-        return _read(path)[0].to_pandas()
+        return read_parquet(path)[0].to_pandas()
 
     def perturbations(self) -> pd.DataFrame:
         """Read ``perturbations.parquet``: one row per trial and test perturbation, one column per metric."""
         path = self.path / "perturbations.parquet"
         if not path.exists():
             raise StoreError(f"{self.path}: no perturbations.parquet. Finish the run, or use panmodal rescore.")
-        return _read(path)[0].to_pandas()
+        return read_parquet(path)[0].to_pandas()
 
 
 def _content(predictions: Predictions) -> str:
@@ -329,58 +396,9 @@ def _content(predictions: Predictions) -> str:
     return state.hexdigest()[:LENGTH]
 
 
-def _packed(matrix: NDArray[Any]) -> Any:
-    """One row of a matrix in each cell of a column."""
-    import pyarrow as pa
-
-    flat = np.ascontiguousarray(matrix, dtype=np.float32)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
-
-
-def _unpacked(table: Any, column: str) -> NDArray[np.float32]:
-    """Undo :func:`_packed`."""
-    flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(table.num_rows, -1)
-
-
 def safe_name(text: str) -> str:
     """Make a label usable as a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
-
-
-def _write(table: Any, target: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # Thousands of small files: no flush for each, since footer and page checksums tell a damaged one from a whole one.
-    with atomic_path(target, durable=False) as partial:
-        try:
-            # Splitting the bytes of single-precision matrices makes them smaller and quicker to write.
-            matrices = [f"{f.name}.list.element" for f in table.schema if pa.types.is_fixed_size_list(f.type)]
-            pq.write_table(
-                table,
-                partial,
-                compression="zstd",
-                write_page_checksum=True,
-                use_dictionary=[f.name for f in table.schema if not pa.types.is_fixed_size_list(f.type)],
-                use_byte_stream_split=matrices,
-            )
-        except pa.ArrowException as error:
-            raise OSError(getattr(error, "errno", None) or 5, str(error)) from error
-
-
-def _read(path: Path, columns: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.exists():
-        raise StoreError(f"{path}: missing. Run the same command again to compute it.")
-    try:
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
-        record = json.loads((table.schema.metadata or {}).get(META, b"{}"))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(f"{path}: damaged ({error}). Remove it and run the same command again.") from error
-    return table, record
 
 
 def describe_conflicts(conflicts: Sequence[tuple[Trial, Trial]]) -> str:

@@ -13,8 +13,6 @@ RULES = {"projection": 1, "train-mean fill": 1, "inner folds": 1}
 
 BASELINE = "none"
 """Name in the embedding column of baselines that use no embedding."""
-NO_CHANGE = "no change"
-TRAIN_MEAN = "train mean"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from panmodal.evaluation.compare import has_classes, train_mean
 from panmodal.evaluation.plan import Plan
 from panmodal.evaluation.ranks import average_ranks
 from panmodal.screens.splits import Split
@@ -26,13 +27,13 @@ from panmodal.screens.splits import Split
 class ContextData:
     """Where the matrices of a context lie.
 
-    ``ids`` label the rows of ``values`` (n x t, float32), ``gram`` (n x n, float64, uncentred) and the two rank matrices
-    (n x t, float32; empty paths where no metric needs them).
+    ``ids`` label the rows of ``values`` (n x t, float32), ``gram`` (n x n, float64, uncentred; empty for classes) and the two rank
+    matrices (n x t, float32; empty paths where no metric needs them).
     """
 
     ids: tuple[str, ...]
     values: str
-    gram: str
+    gram: str = ""
     ranks: str = ""
     centred_ranks: str = ""
 
@@ -49,14 +50,10 @@ class SourceData:
 class Workspace:
     """All inputs of a plan, small enough to be sent to every worker."""
 
+    response: str
     split: Split
     contexts: dict[str, ContextData]
     sources: dict[int, SourceData]
-
-
-def train_mean(values: NDArray[np.floating], rows: Any) -> NDArray[np.float32]:
-    """Mean training response (length t), rounded to single precision as predictions are."""
-    return np.asarray(values)[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +110,9 @@ def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], 
         if context not in contexts:
             continue
         ids, values = plan.screen.responses(context)
-        paths = {"values": save(f"values{k}", values), "gram": save(f"gram{k}", _gram(values))}
+        paths = {"values": save(f"values{k}", values)}
+        if not has_classes(plan.screen.response):
+            paths["gram"] = save(f"gram{k}", _gram(values))
         if ranks:
             paths["ranks"] = save(f"ranks{k}", average_ranks(values).astype(np.float32))
             folds = np.array([plan.split.folds[i] for i in ids])
@@ -129,7 +128,7 @@ def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], 
         embedding = plan.sources[k].embedding
         if embedding is not None:
             vectors[k] = SourceData(embedding.ids, save(f"source{k}", embedding.matrix(embedding.ids)))
-    return Workspace(plan.split, held, vectors)
+    return Workspace(plan.screen.response, plan.split, held, vectors)
 
 
 def _gram(values: NDArray[np.float32]) -> NDArray[np.float64]:

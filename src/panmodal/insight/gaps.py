@@ -34,8 +34,8 @@ class _Unit:
 
 
 def gap_table(
-    scores: pd.DataFrame, rows: pd.DataFrame, ceilings: pd.DataFrame | None = None, *, metrics: Sequence[str] | None = None,
-    fallback: str = "filled", probes: Sequence[str] | None = None, draws: int = DRAWS,
+    scores: pd.DataFrame, rows: pd.DataFrame, ceilings: pd.DataFrame | None = None, *, resampled: pd.DataFrame | None = None,
+    metrics: Sequence[str] | None = None, fallback: str = "filled", probes: Sequence[str] | None = None, draws: int = DRAWS,
 ) -> pd.DataFrame:  # fmt: skip
     """Put every method on the floor-to-ceiling scale, for every metric and every estimator of the ceiling.
 
@@ -46,8 +46,10 @@ def gap_table(
 
     Parameters
     ----------
-    scores, rows, ceilings
-        ``scores.parquet``, ``perturbations.parquet`` and ``ceilings.parquet`` of a results folder.
+    scores, rows, ceilings, resampled
+        ``scores.parquet``, ``perturbations.parquet``, ``ceilings.parquet`` and ``resampled.parquet`` of a results folder. Metrics of
+        genes take their means from the first and their bootstrap samples from the last; without it, and for ``common``, they
+        have no interval.
     metrics
         All unless given.
     fallback
@@ -78,19 +80,41 @@ def gap_table(
         bounds = None
         if ceilings is not None:
             bounds = ceilings[(ceilings[TASK] == list(task)).all(axis=1)]
-        for metric in metrics or [m for m in METRICS if m in rows]:
-            if metric in own:
-                tables.append(_one(task, trials, own, bounds, metric, draws).assign(metric=metric, fallback=fallback))
+        of_task = scores[scores["trial"].isin(trials["trial"]) & (scores[TASK] == list(task)).all(axis=1)]
+        known = {m for m in METRICS if m in own} | set(of_task["metric"])
+        methods = trials[[*METHOD, "role"]].drop_duplicates().reset_index(drop=True)
+        for metric in (m for m in metrics or METRICS if m in known):
+            if METRICS[metric].axis == "gene":
+                evidence = _of_genes(
+                    of_task, methods, bounds, resampled if fallback == "filled" else None, metric, fallback
+                )
+            else:
+                evidence = _of_perturbations(task, trials, own, methods, bounds, metric, draws)
+            tables.append(_one(task, methods, evidence, metric).assign(metric=metric, fallback=fallback))
     if not tables:
-        raise InputError(
-            f"no values of metric {', '.join(metrics or [])}; there are {', '.join(m for m in METRICS if m in rows)}."
-        )
+        there = [m for m in METRICS if m in rows or m in set(scores["metric"])]
+        raise InputError(f"no values of metric {', '.join(metrics or [])}; there are {', '.join(there)}.")
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
-def _one(task: tuple[str, ...], trials: pd.DataFrame, rows: pd.DataFrame, bounds: pd.DataFrame | None, metric: str, draws: int
-         ) -> pd.DataFrame:  # fmt: skip
-    methods = trials[[*METHOD, "role"]].drop_duplicates().reset_index(drop=True)
+@dataclass
+class _Evidence:
+    """Means over folds of one metric on one task, and the same in bootstrap samples.
+
+    ``means`` (methods) and ``limits`` (estimators) come with ``mean_draws`` and ``limit_draws`` (draws x them).
+    """
+
+    means: NDArray[np.float64]
+    limits: NDArray[np.float64]
+    mean_draws: NDArray[np.float64]
+    limit_draws: NDArray[np.float64]
+    estimators: list[str]
+    n_perturbations: int
+
+
+def _of_perturbations(task: tuple[str, ...], trials: pd.DataFrame, rows: pd.DataFrame, methods: pd.DataFrame,
+                      bounds: pd.DataFrame | None, metric: str, draws: int) -> _Evidence:  # fmt: skip
+    """Resample the values of perturbations within folds."""
     number = methods.reset_index(names="method")
     estimators = list(dict.fromkeys(bounds["estimator"])) if bounds is not None and metric in bounds else []
     units = []
@@ -109,7 +133,6 @@ def _one(task: tuple[str, ...], trials: pd.DataFrame, rows: pd.DataFrame, bounds
             )
             limits = of_fold.reindex(index=wide.index, columns=estimators).to_numpy(np.float64)
         units.append(_Unit(wide.to_numpy(np.float64), limits))
-    higher = METRICS[metric].higher_is_better
     entropy = int.from_bytes(hashlib.sha256("\x00".join([*map(str, task), metric]).encode()).digest()[:8], "big")
     means, limits = _means(units, None)
     rng = np.random.default_rng(entropy)
@@ -117,24 +140,75 @@ def _one(task: tuple[str, ...], trials: pd.DataFrame, rows: pd.DataFrame, bounds
         rng.multinomial(len(u.values), np.full(len(u.values), 1 / len(u.values)), size=draws).astype(float)
         for u in units
     ]
-    mean_draws, limit_draws = _means(units, weights)
-    floor = _best(methods["role"] == "baseline", means[0], higher)
-    oracle = _best(methods["role"] == "oracle", means[0], higher)
+    return _Evidence(means[0], limits[0], *_means(units, weights), estimators, sum(len(u.values) for u in units))
+
+
+def _of_genes(scores: pd.DataFrame, methods: pd.DataFrame, bounds: pd.DataFrame | None, resampled: pd.DataFrame | None, metric: str,
+              fallback: str) -> _Evidence:  # fmt: skip
+    """Take the scores of folds and their bootstrap samples as they were stored."""
+    own = scores[(scores["metric"] == metric) & (scores["fallback"] == fallback)]
+    folds = list(
+        own[["fold", "seed"]].drop_duplicates().sort_values(["fold", "seed"]).itertuples(index=False, name=None)
+    )
+    estimators: list[str] = []
+    if bounds is not None and metric in bounds:
+        bounds = bounds[(bounds["pert_id"] == "") & bounds[metric].notna()]
+        estimators = list(dict.fromkeys(bounds["estimator"]))
+    place = {(e, p, r): k for k, (e, p, r) in enumerate(methods.itertuples(index=False, name=None))}
+    at = {fold: k for k, fold in enumerate(folds)}
+    values = np.full((len(folds), len(methods)), np.nan)
+    limits = np.full((len(folds), len(estimators)), np.nan)
+    for row in own.itertuples():
+        values[at[row.fold, row.seed], place[row.embedding, row.probe, row.role]] = row.value
+    if bounds is not None:
+        for fold, seed, name, value in bounds[["fold", "seed", "estimator", metric]].itertuples(index=False, name=None):
+            if (fold, seed) in at and name in estimators:
+                limits[at[fold, seed], estimators.index(name)] = value
+    samples = None if resampled is None else resampled[resampled["metric"] == metric]
+    width = 1 if samples is None or samples.empty else len(samples.iloc[0]["draws"])
+    value_draws = np.full((len(folds), width, len(methods)), np.nan)
+    limit_draws = np.full((len(folds), width, len(estimators)), np.nan)
+    if samples is not None:
+        drawn = {
+            (t, f, s): d
+            for t, f, s, d in samples[["trial", "fold", "seed", "draws"]].itertuples(index=False, name=None)
+        }
+        for row in own.itertuples():
+            if (row.trial, row.fold, row.seed) in drawn:
+                value_draws[at[row.fold, row.seed], :, place[row.embedding, row.probe, row.role]] = drawn[
+                    row.trial, row.fold, row.seed
+                ]
+        of_task = samples[(samples["trial"] == "") & (samples[TASK] == scores.iloc[0][TASK]).all(axis=1)]
+        for fold, seed, name, found in of_task[["fold", "seed", "estimator", "draws"]].itertuples(
+            index=False, name=None
+        ):
+            if (fold, seed) in at and name in estimators:
+                limit_draws[at[fold, seed], :, estimators.index(name)] = found
+    n_test = int(own.drop_duplicates(["fold", "seed"])["n_test"].sum())
+    return _Evidence(
+        _over_folds(values), _over_folds(limits), _over_folds(value_draws), _over_folds(limit_draws), estimators, n_test
+    )
+
+
+def _one(task: tuple[str, ...], methods: pd.DataFrame, evidence: _Evidence, metric: str) -> pd.DataFrame:
+    means, limits, mean_draws, limit_draws = evidence.means, evidence.limits, evidence.mean_draws, evidence.limit_draws
+    higher, draws = METRICS[metric].higher_is_better, len(evidence.mean_draws)
+    floor = _best(methods["role"] == "baseline", means, higher)
+    oracle = _best(methods["role"] == "oracle", means, higher)
     tables = []
-    choices = [(e, limits[0, k], limit_draws[:, k], e) for k, e in enumerate(estimators)]
+    choices = [(e, limits[k], limit_draws[:, k], e) for k, e in enumerate(evidence.estimators)]
     if oracle is not None:
         by = f"{methods['embedding'][oracle]}, {methods['probe'][oracle]}"
-        choices.append((ORACLE, means[0, oracle], mean_draws[:, oracle], by))
-    count = sum(len(u.values) for u in units)
+        choices.append((ORACLE, means[oracle], mean_draws[:, oracle], by))
     for name, ceiling, ceiling_draws, by in choices or [(ORACLE, np.nan, np.full(draws, np.nan), "")]:
-        base = means[0, floor] if floor is not None else np.nan
+        base = means[floor] if floor is not None else np.nan
         base_draws = mean_draws[:, floor] if floor is not None else np.full(draws, np.nan)
-        gap = gap_closed(means[0], base, ceiling, higher)
+        gap = gap_closed(means, base, ceiling, higher)
         low, high = _interval(gap_closed(mean_draws, base_draws[:, None], ceiling_draws[:, None], higher))
         tables.append(methods.assign(
-            **dict(zip(TASK, task, strict=True)), estimator=name, mean=means[0], floor=base, ceiling=ceiling, ceiling_by=by,
+            **dict(zip(TASK, task, strict=True)), estimator=name, mean=means, floor=base, ceiling=ceiling, ceiling_by=by,
             floor_by=methods["probe"][floor] if floor is not None else "", gap_closed=gap, gap_low=low, gap_high=high,
-            n_perturbations=count,
+            n_perturbations=evidence.n_perturbations,
         ))  # fmt: skip
     return pd.concat(tables, ignore_index=True)
 
@@ -157,13 +231,14 @@ def _means(
             defined = np.isfinite(table)
             with np.errstate(invalid="ignore", divide="ignore"):
                 parts[side].append((w @ np.where(defined, table, 0.0)) / (w @ defined))
-    out: list[NDArray[np.float64]] = []
-    for part in parts:
-        stacked = np.stack(part)
-        known = np.isfinite(stacked)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            out.append(np.where(known, stacked, 0.0).sum(axis=0) / known.sum(axis=0))
-    return out[0], out[1]
+    return _over_folds(np.stack(parts[0])), _over_folds(np.stack(parts[1]))
+
+
+def _over_folds(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over folds (first axis) where defined."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
 
 
 def gap_closed(score: Any, floor: Any, ceiling: Any, higher_is_better: bool) -> Any:

@@ -66,7 +66,8 @@ def _above_floor(rows: pd.DataFrame) -> pd.Series:
 
 def leaderboard(
     scores: pd.DataFrame, *, metric: str | None = None, fallback: str = "filled", probes: Sequence[str] | None = None,
-    rows: pd.DataFrame | None = None, ceilings: pd.DataFrame | None = None, ceiling: str | None = None,
+    rows: pd.DataFrame | None = None, ceilings: pd.DataFrame | None = None, resampled: pd.DataFrame | None = None,
+    ceiling: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Rank embeddings on every task.
 
@@ -81,9 +82,9 @@ def leaderboard(
         is refused: it compares different ids.
     probes
         Keep only these probes (baselines always stay).
-    rows, ceilings
-        ``perturbations.parquet`` and ``ceilings.parquet``. With rows, the gap closed has an interval; with ceilings too, it is
-        measured to a noise ceiling rather than to the idealised oracle.
+    rows, ceilings, resampled
+        ``perturbations.parquet``, ``ceilings.parquet`` and ``resampled.parquet``. With rows (and resampled, for metrics of genes),
+        the gap closed has an interval; with ceilings too, it is measured to a noise ceiling rather than to the idealised oracle.
     ceiling
         Estimator of the ceiling; the first there is (``experimental_error``, ..., else ``idealised``) unless given.
 
@@ -133,6 +134,7 @@ def leaderboard(
                         every[(every[TASK] == list(task)).all(axis=1)],
                         rows,
                         ceilings,
+                        resampled=resampled,
                         metrics=[name],
                         fallback=fallback,
                         probes=probes,

@@ -27,6 +27,7 @@ def render_page(
     runs: Sequence[Mapping[str, Any]] = (),
     rows: pd.DataFrame | None = None,
     ceilings: pd.DataFrame | None = None,
+    resampled: pd.DataFrame | None = None,
     ceiling: str | None = None,
     title: str = "panmodal leaderboard",
 ) -> str:
@@ -36,7 +37,7 @@ def render_page(
     ----------
     scores
         The tidy score table.
-    metric, fallback, probes, rows, ceilings, ceiling
+    metric, fallback, probes, rows, ceilings, resampled, ceiling
         As in :func:`panmodal.insight.leaderboard.leaderboard`.
     runs
         Records of the runs behind the table (cards, split, screen), for the methods section.
@@ -46,10 +47,19 @@ def render_page(
     import jinja2
 
     board = leaderboard(
-        scores, metric=metric, fallback=fallback, probes=probes, rows=rows, ceilings=ceilings, ceiling=ceiling
+        scores,
+        metric=metric,
+        fallback=fallback,
+        probes=probes,
+        rows=rows,
+        ceilings=ceilings,
+        resampled=resampled,
+        ceiling=ceiling,
     )
     used = list(dict.fromkeys(board["metric"]))
-    gaps = None if rows is None else gap_table(scores, rows, ceilings, metrics=used, fallback=fallback, probes=probes)
+    gaps = None
+    if rows is not None:
+        gaps = gap_table(scores, rows, ceilings, resampled=resampled, metrics=used, fallback=fallback, probes=probes)
     other = "common" if fallback == "filled" else "filled"
     tasks = []
     for number_, (_, rows) in enumerate(board.groupby(TASK, sort=False)):

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal.errors import InputError
-from panmodal.probes.design import Design, Fold, Targets
-from panmodal.probes.projection import Matrix
+from panmodal.probes.design import Design, Fold, LabelTargets, Targets
 
-RowErrors = Callable[[Fold, Targets, tuple[float, ...]], NDArray[np.float64]]
-Predict = Callable[[Fold, Targets, float], Matrix]
+Errors = Callable[[Fold, Any, tuple[float, ...]], NDArray[np.float64]]
+Predict = Callable[[Fold, Any, float], NDArray[Any]]
 
 
 CONTINUOUS = ("lfc", "rank_score", "fitness", "continuous")
-"""Kinds of response that are numbers, not classes."""
+"""Kinds of response that are numbers, not classes; probes of these get :class:`Targets`."""
+CLASSES = ("deg",)
+"""Kinds of response that are the classes -1, 0, 1; probes of these get :class:`LabelTargets`."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,12 @@ class Probe:
         Kinds of response it serves.
     parameter, grid
         Hyper-parameter and its candidates.
-    row_errors
-        (fold, targets, grid) -> L2 error of each row of the inner test fold for each candidate, grid x m.
+    errors
+        (fold, targets, grid) -> errors of the inner test fold for each candidate, to be averaged over the last axis: the L2 error of
+        each row (grid x m), or one minus the mean F1 of the genes (grid x 1).
     predict
-        (fold, targets, value) -> predictions of the fold's test rows, m x t.
+        (fold, targets, value) -> predictions of the fold's test rows: m x t, or for classes the probabilities of -1 and then those
+        of +1, m x 2t.
     candidates
         Restricts the grid to what n training rows allow.
     rule
@@ -51,7 +54,7 @@ class Probe:
     kinds: tuple[str, ...]
     parameter: str
     grid: tuple[float, ...]
-    row_errors: RowErrors = field(repr=False)
+    errors: Errors = field(repr=False)
     predict: Predict = field(repr=False)
     candidates: Callable[[tuple[float, ...], int], tuple[float, ...]] = field(default=lambda g, n: g, repr=False)
     rule: int = 1
@@ -63,7 +66,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen hyper-parameter and the inner scores it was chosen by (mean L2 error, lower is better)."""
+    """Chosen hyper-parameter and the inner errors it was chosen by (see :class:`Probe`; lower is better)."""
 
     value: float
     candidates: tuple[float, ...]
@@ -75,13 +78,13 @@ class Selection:
         return len(self.candidates) > 1 and self.value in (self.candidates[0], self.candidates[-1])
 
 
-def select(probe: Probe, design: Design, targets: Targets) -> Selection:
-    """Choose the hyper-parameter: the smallest mean over inner folds of the mean row-wise L2 error.
+def select(probe: Probe, design: Design, targets: Targets | LabelTargets) -> Selection:
+    """Choose the hyper-parameter: the smallest mean over inner folds of the mean error.
 
     Ties go to the candidate that comes first in the grid, as in scikit-learn's ``GridSearchCV``.
     """
     grid = probe.candidates(probe.grid, len(design.final.z_train))
-    per_fold = np.stack([probe.row_errors(fold, targets, grid).mean(axis=1) for fold in design.inner])
+    per_fold = np.stack([probe.errors(fold, targets, grid).mean(axis=1) for fold in design.inner])
     errors = per_fold.mean(axis=0)
     return Selection(grid[int(np.argmin(errors))], grid, tuple(float(e) for e in errors))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -165,3 +165,37 @@ class Targets:
     def deviations(self) -> Matrix:
         """Responses minus their mean, n x t."""
         return self.values - self.mean
+
+
+@dataclass(frozen=True)
+class LabelTargets:
+    """Training labels of one context, in the row order of the design.
+
+    Attributes
+    ----------
+    labels
+        -1, 0, 1; n x t, int8.
+    device
+        Where probes that can use an accelerator compute: ``cpu`` or a torch device.
+    threads
+        Threads they may use on the CPU.
+    """
+
+    labels: NDArray[np.int8]
+    device: str = "cpu"
+    threads: int = 1
+
+    def part(self, rows: Indices) -> LabelTargets:
+        """Return the targets of some rows."""
+        return replace(self, labels=self.labels[rows])
+
+    @cached_property
+    def prior(self) -> NDArray[np.float32]:
+        """Share of the training rows that are -1 and share that are +1, length 2t."""
+        return class_prior(self.labels)
+
+
+def class_prior(labels: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Share of the rows (n x t) that are -1, then share that are +1, of each gene: length 2t, single precision."""
+    shares = [np.mean(labels == c, axis=0, dtype=np.float64) for c in (-1, 1)]
+    return np.concatenate(shares).astype(np.float32)

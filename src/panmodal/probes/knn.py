@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from panmodal.probes.base import CONTINUOUS, Probe
 from panmodal.probes.design import Fold, Targets
 from panmodal.probes.projection import Matrix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 RELATIVE = 1e-12
 """Relative rounding allowed between equal squared distances; a larger value would merge embeddings that differ."""
@@ -68,11 +73,13 @@ def row_errors(fold: Fold, targets: Targets, grid: tuple[float, ...]) -> NDArray
     return errors[[ks.index(int(k)) for k in grid]]
 
 
-def predict(fold: Fold, targets: Targets, value: float) -> Matrix:
-    """Mean response of the k nearest training rows; rows at the k-th distance share its remaining weight equally."""
+def smoother(fold: Fold, k: int) -> csr_array:
+    """Weights of the training rows for each test row (m x n): 1/k for the k nearest, those at the k-th distance share alike."""
     from scipy.sparse import csr_array
 
-    k, n, m = int(value), fold.z_train.shape[0], fold.z_test.shape[0]
+    n, m = fold.z_train.shape[0], fold.z_test.shape[0]
+    if m == 0:
+        return csr_array((0, n))
     near, values = fold.nearest(min(n, k + 1))
     slack = _tolerance(fold)
     columns, weights, counts = [], [], []
@@ -87,11 +94,13 @@ def predict(fold: Fold, targets: Targets, value: float) -> Matrix:
         columns.append(idx)
         weights.append(weight)
         counts.append(len(idx))
-    if m == 0:
-        return np.empty((0, targets.values.shape[1]))
     pointers = np.concatenate([[0], np.cumsum(counts)])
-    smoother = csr_array((np.concatenate(weights), np.concatenate(columns), pointers), shape=(m, n))
-    return np.asarray(smoother @ targets.values)
+    return csr_array((np.concatenate(weights), np.concatenate(columns), pointers), shape=(m, n))
+
+
+def predict(fold: Fold, targets: Targets, value: float) -> Matrix:
+    """Mean response of the k nearest training rows; rows at the k-th distance share its remaining weight equally."""
+    return np.asarray(smoother(fold, int(value)) @ targets.values)
 
 
 def candidates(grid: tuple[float, ...], n_train: int) -> tuple[float, ...]:
@@ -106,7 +115,7 @@ PROBE = Probe(
     kinds=CONTINUOUS,
     parameter="k",
     grid=(20, 40, 60, 80, 100),
-    row_errors=row_errors,
+    errors=row_errors,
     predict=predict,
     candidates=candidates,
 )

@@ -165,6 +165,6 @@ PROBE = Probe(
     kinds=CONTINUOUS,
     parameter="alpha",
     grid=(1e-3, 1e-2, 1e-1, 1.0),
-    row_errors=row_errors,
+    errors=row_errors,
     predict=predict,
 )

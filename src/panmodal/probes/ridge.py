@@ -10,7 +10,7 @@ from panmodal.probes.design import Fold, Targets
 from panmodal.probes.projection import Matrix
 
 
-def _rotated(fold: Fold) -> tuple[Matrix, Matrix, NDArray[np.float64]]:
+def rotated(fold: Fold) -> tuple[Matrix, Matrix, NDArray[np.float64]]:
     """Rotate to principal axes of the training scores (ridge does not see rotations): train, test, squared norms."""
     train, test = fold.centred
     values, axes = np.linalg.eigh(fold.gram)
@@ -23,7 +23,7 @@ def row_errors(fold: Fold, targets: Targets, grid: tuple[float, ...]) -> NDArray
     With the rotated scores Z (training), z_i (row i) and D = 1 / (s^2 + alpha), the prediction deviates from the training
     mean by z_i D Z' Y, so that e_i^2 = |y_i - mean|^2 - 2 z_i D (Z' Y y_i) + z_i D (Z' G Z) D z_i.
     """
-    train, test, norms = _rotated(fold)
+    train, test, norms = rotated(fold)
     within = targets.gram[np.ix_(fold.train, fold.train)]
     across = targets.gram[np.ix_(fold.test, fold.train)]
     mean_cross = across.mean(axis=1)
@@ -42,7 +42,7 @@ def row_errors(fold: Fold, targets: Targets, grid: tuple[float, ...]) -> NDArray
 
 def predict(fold: Fold, targets: Targets, value: float) -> Matrix:
     """Ridge predictions of the fold's test rows."""
-    train, test, norms = _rotated(fold)
+    train, test, norms = rotated(fold)
     return targets.mean + (test / (norms + value)) @ (train.T @ targets.values)
 
 
@@ -52,6 +52,6 @@ PROBE = Probe(
     kinds=CONTINUOUS,
     parameter="alpha",
     grid=tuple(10.0**e for e in range(-2, 7)),
-    row_errors=row_errors,
+    errors=row_errors,
     predict=predict,
 )

@@ -122,10 +122,12 @@ class Ceilings:
                 self._ids: dict[str, list[str]] = {}
                 self._arrays: dict[str, dict[str, tuple[int, ...]]] = {}
                 self._digests: dict[str, str] = {}
+                self._labels: dict[str, str] = {}
                 for key, group in sorted(handle["contexts"].items(), key=lambda item: int(item[0])):
                     name = str(group.attrs["context"])
                     self._contexts[name] = key
                     self._digests[name] = str(group.attrs["responses"])
+                    self._labels[name] = str(group.attrs.get("labels", ""))
                     self._ids[name] = [v.decode() for v in group["pert_id"][:]]
                     self._arrays[name] = {k: v.shape for k, v in group.items() if hasattr(v, "shape")}
         except InputError:
@@ -144,6 +146,11 @@ class Ceilings:
     def responses(self, context: str) -> str:
         """Digest of the responses that the ceilings of a context belong to."""
         return self._digests[context]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are draws of DEG labels."""
+        return any("labels" in held for held in self._arrays.values())
 
     def digest(self, context: str) -> str:
         """Tell what the ceilings of a context depend on: responses, options, seed and version of the rules."""
@@ -169,8 +176,13 @@ class Ceilings:
             raise InputError(
                 f"{self.path}: has ceilings of {some(self.contexts)}, none of the contexts {some(screen.contexts)}."
             )
+        digests = self._labels if screen.response == "deg" else self._digests
+        if screen.response == "deg" and not self.has_labels:
+            raise InputError(
+                f"{self.path}: has no draws of DEG labels; make the ceilings from a screen with DEG labels."
+            )
         for context in shared:
-            if screen.digest(context) != self._digests[context]:
+            if screen.digest(context) != digests[context]:
                 raise InputError(
                     f"{self.path}: made for other responses than screen {screen.name!r} has in context {context!r}. Make the "
                     "ceilings again with panmodal ceiling, or run without them (--no-ceilings)."
@@ -211,8 +223,14 @@ class Ceilings:
                     prediction = weight * prediction + (1.0 - weight) * train_mean
                 yield (truth if estimator.truth == "point" else read(estimator.truth, draw)), prediction
 
-    def labels(self, context: str) -> NDArray[np.int8]:
-        """DEG labels recomputed from resampled cells: perturbations x draws x read-outs; all zero where not tested."""
+    def labels(self, context: str, ids: list[str] | None = None) -> NDArray[np.int8]:
+        """DEG labels recomputed from resampled cells: perturbations x draws x read-outs; all zero where not tested.
+
+        Parameters
+        ----------
+        ids
+            Perturbations wanted, all of the context unless given.
+        """
         import h5py
 
         with h5py.File(self.path, "r") as handle:
@@ -221,7 +239,10 @@ class Ceilings:
                 raise InputError(
                     f"{self.path}: has no draws of DEG labels; make the ceilings from a screen with DEG labels."
                 )
-            return group["labels"][:]
+            if ids is None:
+                return group["labels"][:]
+            place = {i: k for k, i in enumerate(self._ids[context])}
+            return np.stack([group["labels"][place[i]] for i in ids])
 
     def quality(self, context: str) -> pd.DataFrame:
         """Facts of each perturbation of a context (see :func:`panmodal.cells.ceiling.make_ceilings`)."""

@@ -15,7 +15,7 @@ from panmodal._tables import number_columns, read_frame, require_exists, stem, s
 from panmodal.errors import InputError, some
 from panmodal.perturbation_ids import canonical, is_control
 from panmodal.screens.columns import ANNOTATION_COLUMNS, CONTEXT_COLUMNS, PERTURBATION_COLUMNS, find_column
-from panmodal.screens.screen import RESPONSE_KINDS, UNS_KEY, Screen, response_kind
+from panmodal.screens.screen import RESPONSE_KINDS, UNS_KEY, Screen, response_kind, take_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,9 @@ def read_screen(
     context: str | None = None,
     contexts: Sequence[str] | None = None,
     drop_controls: bool = False,
+    alpha: float = 0.05,
+    min_effect: float = 0.0,
+    missing: str = "error",
 ) -> Screen:
     """Read perturbation responses.
 
@@ -42,7 +45,8 @@ def read_screen(
     ----------
     path
         ``.h5ad``, ``.zarr`` (AnnData), or a table ``.csv``, ``.tsv`` (``.gz``), ``.parquet`` with one row per
-        (perturbation, context) and one column per read-out.
+        (perturbation, context) and one column per read-out, or with one row per test of differential expression (see
+        :mod:`panmodal.screens.deg_tables`).
     name
         Name of the screen; the file's stem unless given.
     response
@@ -57,23 +61,39 @@ def read_screen(
         Keep only these contexts.
     drop_controls
         Remove rows that name control cells (they are counted in the notes) instead of refusing them.
+    alpha, min_effect
+        Of a table of tests: the largest adjusted p and the smallest absolute effect of a DEG.
+    missing
+        Of a table of tests: whether genes without a test are an ``error`` or get the label ``zero``.
 
     Raises
     ------
     InputError
-        The file cannot be read, a column is missing, or the content is not a valid screen.
+        The file cannot be read, a column is missing, or the content is not a valid screen; ``alpha`` outside (0, 1],
+        ``min_effect`` below 0, another ``missing``.
     """
+    from panmodal.screens.deg_columns import find_deg_columns
+    from panmodal.screens.deg_tables import CallingRule, read_deg_table
+
+    rule = CallingRule(alpha, min_effect, missing)
     path = require_exists(path)
     where = str(path)
     notes: list[str] = []
     if suffix(path) in (".h5ad", ".zarr"):
         adata = read_anndata(path)
     else:
+        columns = find_deg_columns(path, pert_col, context_col, response)
+        if columns is not None:
+            return read_deg_table(
+                path, columns, rule, name=name, context=context, contexts=contexts, drop_controls=drop_controls
+            )
         adata = _table_to_anndata(path, pert_col, context_col, notes)
     own = _own_record(adata)
     kind, description = _response(own, adata, response, where)
     if kind == "deg" and own.get("response") == "lfc":
-        adata = _labels(adata, where, notes)
+        adata, untested = take_labels(adata, where)
+        if untested:
+            notes.append(f"{untested} pair(s) have too few cells for DEG labels and are left out")
     obs = adata.obs.copy()
 
     pert, others = (INDEX, []) if pert_col == INDEX else find_column(
@@ -93,7 +113,7 @@ def read_screen(
         shown = ", ".join(f"{a} -> {b}" for a, b in list(changed.items())[:3])
         notes.append(f"{len(changed)} perturbation id(s) written in canonical form ({shown})")
 
-    line = _contexts(obs, context_col, context, where, notes)
+    line = row_contexts(obs, context_col, context, where, notes)
     adata = adata.copy() if adata.is_view else adata
     obs["pert_id"], obs["cell_line"] = ids, line
     adata.obs = obs
@@ -162,18 +182,6 @@ def _table_to_anndata(
     return anndata.AnnData(values, obs=obs, var=pd.DataFrame(index=readouts))
 
 
-def _labels(adata: AnnData, where: str, notes: list[str]) -> AnnData:
-    """Take the DEG labels that ``panmodal prepare`` keeps beside the fold changes; pairs with too few cells have none."""
-    if "deg" not in adata.layers or "deg_tested" not in adata.obs:
-        raise InputError(f"{where}: holds log fold changes without DEG labels; prepare it with --deg pooled or vote.")
-    tested = adata.obs["deg_tested"].to_numpy(dtype=bool)
-    if not tested.all():
-        notes.append(f"{int((~tested).sum())} pair(s) have too few cells for DEG labels and are left out")
-    adata = adata[tested].copy()
-    adata.X = adata.layers["deg"].astype(np.float32)
-    return adata
-
-
 def _own_record(adata: AnnData) -> dict[str, Any]:
     record = adata.uns.get(UNS_KEY, {})
     return dict(record) if isinstance(record, dict) else {}
@@ -196,14 +204,15 @@ def _response(own: dict[str, Any], adata: AnnData, given: str | None, where: str
     return (first if first in RESPONSE_KINDS else "continuous"), description
 
 
-def _contexts(
+def row_contexts(
     obs: pd.DataFrame, column: str | Sequence[str] | None, name: str | None, where: str, notes: list[str]
 ) -> list[str]:
+    """Return the context of each row: of the columns named, else the one name given, else a column found, else ``all``."""
     if name is not None and column:
         raise InputError(f"{where}: give a context column or one context name, not both.")
     if name is not None:
         return [name] * len(obs)
-    if column is None:
+    if not column:
         found, others = find_column(obs.columns, CONTEXT_COLUMNS, None, "context", "--context-col", where)
         if found is None:
             notes.append("no context column found: all rows are one context, 'all' (name it with --context)")

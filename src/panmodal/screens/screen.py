@@ -198,6 +198,17 @@ class Screen:
             kept, self.name, self.response, self.description, self.simulated, list(self.notes), self.provenance
         )
 
+    def labelled(self) -> Screen:
+        """Return the DEG labels that ``panmodal prepare`` keeps beside the fold changes, as a screen of kind ``deg``.
+
+        Raises
+        ------
+        InputError
+            There are none.
+        """
+        adata, _ = take_labels(self.adata, f"screen {self.name!r}")
+        return Screen(adata, self.name, "deg", self.description, self.simulated, list(self.notes), self.provenance)
+
     def write(self, path: str | Path) -> None:
         """Write the screen as h5ad or zarr, with its kind and description, atomically for h5ad."""
         from panmodal.screens.reading import write_screen
@@ -210,6 +221,16 @@ class Screen:
             f"Screen({self.name!r}, {self.response}{marked}: {len(self.pert_ids)} perturbations x {len(self.contexts)} "
             f"context(s), {self.adata.n_obs} rows x {self.adata.n_vars} read-outs)"
         )
+
+
+def take_labels(adata: AnnData, where: str) -> tuple[AnnData, int]:
+    """Take the DEG labels kept beside fold changes; return them and the number of pairs left out, which were not tested."""
+    if "deg" not in adata.layers or "deg_tested" not in adata.obs:
+        raise InputError(f"{where}: holds log fold changes without DEG labels; prepare it with --deg pooled or vote.")
+    tested = adata.obs["deg_tested"].to_numpy(dtype=bool)
+    kept = adata[tested].copy()
+    kept.X = kept.layers["deg"].astype(np.float32)
+    return kept, int((~tested).sum())
 
 
 def _dense32(values: Any, where: str) -> NDArray[np.float32]:

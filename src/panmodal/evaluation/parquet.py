@@ -1,0 +1,74 @@
+"""Parquet files of the results folder: a record in the metadata, matrices as lists, each file whole or absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panmodal._files import atomic_path
+from panmodal.errors import StoreError
+
+META = b"panmodal"
+"""Key of the record in a file's metadata."""
+
+
+def packed(matrix: NDArray[Any]) -> Any:
+    """One row of a matrix in each cell of a column."""
+    import pyarrow as pa
+
+    flat = np.ascontiguousarray(matrix, dtype=np.float32)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+
+
+def unpacked(table: Any, column: str) -> NDArray[np.float32]:
+    """Undo :func:`packed`."""
+    flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(table.num_rows, -1)
+
+
+def write_parquet(table: Any, target: Path) -> None:
+    """Write a table atomically, matrices so that they compress well, with checksums of pages."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Thousands of small files: no flush for each, since footer and page checksums tell a damaged one from a whole one.
+    with atomic_path(target, durable=False) as partial:
+        try:
+            # Splitting the bytes of single-precision matrices makes them smaller and quicker to write.
+            matrices = [f"{f.name}.list.element" for f in table.schema if pa.types.is_fixed_size_list(f.type)]
+            pq.write_table(
+                table,
+                partial,
+                compression="zstd",
+                write_page_checksum=True,
+                use_dictionary=[f.name for f in table.schema if not pa.types.is_fixed_size_list(f.type)],
+                use_byte_stream_split=matrices,
+            )
+        except pa.ArrowException as error:
+            raise OSError(getattr(error, "errno", None) or 5, str(error)) from error
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
+    """Read a table and the record in its metadata.
+
+    Raises
+    ------
+    StoreError
+        Not there, or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        raise StoreError(f"{path}: missing. Run the same command again to compute it.")
+    try:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
+        record = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"{path}: damaged ({error}). Remove it and run the same command again.") from error
+    return table, record

@@ -1,0 +1,168 @@
+"""L-BFGS for many softmax regressions at once, in array-API operations; genes that have converged leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panmodal.probes.softmax_ops import Search
+
+MEMORY = 10
+"""Pairs of steps and gradients that are remembered."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Genes of a block: rows with a one appended (n x q), labels in each gene's own order (g x n), class weights (g x 3)."""
+
+    rows: Any
+    labels: Any
+    weights: Any
+    three: Any
+
+    @classmethod
+    def of(cls, rows: Any, labels: Any, place: Any, counts: Any, n_classes: Any) -> Problem:
+        """Lay out genes: rows with a one appended (n x q), labels (n x g), place of each class (g x 3), counts (g x 3)."""
+        own = np.ascontiguousarray(np.take_along_axis(place, labels.T.astype(np.int64) + 1, axis=1))
+        weights = np.zeros(counts.shape)
+        # Equal shares for the classes that occur, equal shares for the rows of a class: n / (3 n_c) normalised to a sum of one.
+        np.put_along_axis(weights, place.astype(np.int64), 1.0 / (n_classes[:, None] * np.maximum(counts, 1)), axis=1)
+        return cls(rows, own, weights, (n_classes == 3).astype(np.float64))
+
+    def take(self, genes: Any) -> Problem:
+        """Return the problem of some genes."""
+        return Problem(self.rows, self.labels[genes], self.weights[genes], self.three[genes])
+
+    def on(self, dtype: Any, device: str) -> Problem:
+        """Move to a device; NumPy arrays stay NumPy arrays for ``cpu``."""
+        if device == "cpu":
+            return Problem(
+                np.ascontiguousarray(self.rows, dtype),
+                self.labels,
+                self.weights.astype(dtype),
+                self.three.astype(dtype),
+            )
+        import torch
+
+        wide = {np.float32: torch.float32, np.float64: torch.float64}[dtype]
+        move = partial(torch.asarray, dtype=wide, device=device)
+        return Problem(move(self.rows), torch.asarray(self.labels, device=device), move(self.weights), move(self.three))
+
+
+def minimise(
+    problem: Problem, start: Any, penalty: float, search: Search, tolerance: float, most: int
+) -> tuple[Any, Any, Any]:
+    """Minimise the objectives of a block by L-BFGS (Nocedal and Wright 2006, alg. 7.4); genes that have converged leave it.
+
+    Parameters
+    ----------
+    problem
+        On the device and in the precision to compute in.
+    start
+        Coefficients in the basis, g x 2 x q, NumPy.
+    penalty, search, tolerance, most
+        Of |W|^2; line search; relative gap; iterations.
+
+    Returns
+    -------
+    coefficients, gaps, iterations
+        NumPy arrays: g x 2 x q, relative gaps (g), iterations (g).
+    """
+    from array_api_compat import array_namespace, device
+
+    rows, labels, weights, three = problem.rows, problem.labels, problem.weights, problem.three
+    xp = array_namespace(rows)
+    g, q, n = labels.shape[0], rows.shape[1], rows.shape[0]
+    w = xp.asarray(start, dtype=rows.dtype, device=device(rows), copy=True)
+    ridge = xp.full((q,), 2.0 * penalty, dtype=rows.dtype, device=device(rows))
+    ridge[-1] = 0.0
+    # The second derivatives at W = 0 on average over genes; L-BFGS scales them for each gene.
+    metric = 1.0 / (xp.mean(rows * rows, axis=0) / 3.0 + ridge)
+    columns = xp.asarray(rows.T, copy=True)
+    out_w, out_gap, out_n = np.array(start, copy=True), np.full(g, np.inf, start.dtype), np.zeros(g, np.int32)
+    index = np.arange(g)
+
+    def dot(a: Any, b: Any) -> Any:
+        return xp.sum(xp.sum(a * b, axis=2), axis=1)
+
+    def gradient() -> Any:
+        k = w.shape[0]
+        return xp.reshape(xp.reshape(residuals, (2 * k, n)) @ rows, (k, 2, q)) + ridge * w
+
+    logits = xp.reshape(xp.reshape(w, (2 * g, q)) @ columns, (g, 2, n))
+    residuals, none = xp.empty_like(logits), xp.zeros_like(three)
+    _, losses, curvature = search(
+        labels, weights, three, logits, xp.zeros_like(logits), residuals, none, none, none, penalty
+    )
+    grad = gradient()
+    pairs: list[tuple[Any, Any, Any]] = []
+    for iteration in range(most + 1):
+        f = losses + penalty * dot(w[:, :, :-1], w[:, :, :-1])
+        inner, bias = grad[:, :, :-1], grad[:, :, -1]
+        tiny = float(np.finfo(start.dtype).tiny)
+        gap = dot(inner, inner) / (4.0 * penalty) + xp.sum(bias * bias, axis=1) / (2.0 * xp.clip(curvature, tiny, None))
+        gap = _to_numpy(gap / f)
+        done = gap <= tolerance
+        last = iteration == most or done.all()
+        # Leaving costs a copy of those that stay, so that they leave a few at a time.
+        if last or done.sum() >= max(1, len(index) // 8):
+            leaving = np.flatnonzero(done) if not last else np.arange(len(index))
+            out_w[index[leaving]] = _to_numpy(w)[leaving]
+            out_gap[index[leaving]], out_n[index[leaving]] = gap[leaving], iteration
+            if last:
+                break
+            stay = np.flatnonzero(~done)
+            index = index[stay]
+            kept = xp.asarray(stay, device=device(rows))
+            labels, weights, three, logits, w, grad = (a[kept] for a in (labels, weights, three, logits, w, grad))
+            pairs = [(s[kept], y[kept], r[kept]) for s, y, r in pairs]
+            residuals = residuals[: len(stay)]
+        direction = -_two_loop(grad, pairs, metric, dot)
+        slope = dot(direction, grad)
+        if xp.any(slope >= 0):
+            # Rounding has spoilt the history of these genes: steepest descent in the metric.
+            uphill = (slope >= 0)[:, None, None]
+            direction = xp.where(uphill, -grad * metric, direction)
+            slope = dot(direction, grad)
+        k = len(index)
+        turned = xp.reshape(xp.reshape(direction, (2 * k, q)) @ columns, (k, 2, n))
+        along, square = dot(w[:, :, :-1], direction[:, :, :-1]), dot(direction[:, :, :-1], direction[:, :, :-1])
+        step, losses, curvature = search(
+            labels, weights, three, logits, turned, residuals, along, square, slope, penalty
+        )
+        moved = direction * step[:, None, None]
+        w = w + moved
+        before, grad = grad, gradient()
+        change = grad - before
+        product = dot(moved, change)
+        # A pair without positive curvature is remembered as nothing.
+        inverse = xp.where(product > 0, 1.0 / xp.where(product > 0, product, 1.0), 0.0)
+        pairs = [*pairs[-(MEMORY - 1) :], (moved, change, inverse)]
+    return out_w, out_gap, out_n
+
+
+def _two_loop(grad: Any, pairs: list[tuple[Any, Any, Any]], metric: Any, dot: Any) -> Any:
+    """Multiply the gradient by the inverse Hessian that L-BFGS remembers."""
+    q, shares = grad, []
+    for s, y, rho in reversed(pairs):
+        share = rho * dot(s, q)
+        shares.append(share)
+        q = q - share[:, None, None] * y
+    r = q * metric
+    if pairs:
+        s, y, rho = pairs[-1]
+        size = dot(y, y * metric) * rho
+        positive = size > 0
+        r = r * (positive / (size + ~positive))[:, None, None]
+        r = r + (q * metric) * (~positive)[:, None, None]
+    for (s, y, rho), share in zip(pairs, reversed(shares), strict=True):
+        r = r + (share - rho * dot(y, r))[:, None, None] * s
+    return r
+
+
+def _to_numpy(x: Any) -> NDArray[Any]:
+    return x if isinstance(x, np.ndarray) else x.cpu().numpy()
