@@ -12,7 +12,10 @@ from panmodal.errors import InputError
 
 MetricName = Annotated[str | None, typer.Option("--metric", help="Metric to rank by; the primary one unless given.")]
 Fallback = Annotated[
-    str, typer.Option(help="filled: all test ids, train mean where not covered; common: ids covered by all embeddings.")
+    str,
+    typer.Option(
+        help="filled: all test ids, train mean (class prior) where not covered; common: ids covered by all embeddings."
+    ),
 ]
 
 

@@ -72,7 +72,10 @@ def run_demo(out: str | Path, *, n_jobs: int | None = None, say: Callable[[str],
     run(depmap, embeddings, out, n_jobs=n_jobs, progress=progress, about={"demo": True})
     screen, ceilings, planted = simulated_experiment(Path(out) / "simulated", n_jobs=n_jobs, say=say)
     say(f"{screen!r}")
-    results = run(screen, planted, out, n_jobs=n_jobs, progress=progress, about={"demo": True}, ceilings=ceilings)
+    run(screen, planted, out, n_jobs=n_jobs, progress=progress, about={"demo": True}, ceilings=ceilings)
+    labels = screen.labelled()
+    say(f"{labels!r}")
+    results = run(labels, planted, out, n_jobs=n_jobs, progress=progress, about={"demo": True}, ceilings=ceilings)
     for name in ("leaderboard.html", "leaderboard.csv"):
         write_leaderboard(out, Path(out) / name)
     return results

@@ -28,6 +28,10 @@ NEEDED = [
 ]
 
 
+FEW = 50
+"""Below so many perturbations a summary warns."""
+
+
 def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the table if it has the columns of ``scores.parquet``; say which are missing otherwise."""
     missing = [c for c in NEEDED if c not in scores]
@@ -78,8 +82,8 @@ def leaderboard(
     metric
         Metric to rank by; the primary one of each kind of response unless given.
     fallback
-        ``filled`` (all test ids, train mean for the uncovered) or ``common`` (ids that all embeddings cover). ``covered``
-        is refused: it compares different ids.
+        ``filled`` (all test ids, train mean or class prior for the uncovered) or ``common`` (ids that all embeddings cover).
+        ``covered`` is refused: it compares different ids.
     probes
         Keep only these probes (baselines always stay).
     rows, ceilings, resampled
@@ -95,8 +99,9 @@ def leaderboard(
         (embeddings only; ties share the lower rank), ``mean`` and ``sd`` over folds, ``n_folds`` (folds with a score, of all
         seeds), ``folds_above_floor`` (folds in which it beats that fold's floor), ``gap_closed`` with its 95 % interval
         ``gap_low`` to ``gap_high`` (see :func:`panmodal.insight.gaps.gap_table`), ``floor``, ``ceiling``, ``floor_by`` and
-        ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), and ``filled``, ``covered``,
-        ``common`` (the mean under each rule; ``covered`` is for reading one row, never for comparing two), ``n_undefined``.
+        ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), ``n_test`` (perturbations tested, in
+        all folds), and ``filled``, ``covered``, ``common`` (the mean under each rule; ``covered`` is for reading one row, never for
+        comparing two), ``n_undefined``.
 
     Raises
     ------
@@ -170,6 +175,7 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     grouped = used.groupby(keys, sort=False, observed=True)
     board = grouped["value"].agg(mean="mean", sd="std", n_folds="count")
     board["coverage"] = grouped["n_covered"].sum() / grouped["n_test"].sum()
+    board["n_test"] = used.drop_duplicates(["fold", "seed"])["n_test"].sum() // used["seed"].nunique()
     board["n_undefined"] = grouped["n_undefined"].sum() if "n_undefined" in used else 0
     board = board.join(means, how="left").reset_index()
     best = np.nanargmax if higher else np.nanargmin
@@ -199,7 +205,7 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     board = board.sort_values("mean", ascending=not higher, na_position="last", kind="stable")
     columns = [
         *TASK, *METHOD, "role", "modality", "simulated", "metric", "fallback", "rank", "mean", "sd", "n_folds",
-        "folds_above_floor", "gap_closed", "gap_low", "gap_high", "floor", "floor_by", "ceiling", "ceiling_by", "coverage",
+        "folds_above_floor", "gap_closed", "gap_low", "gap_high", "floor", "floor_by", "ceiling", "ceiling_by", "coverage", "n_test",
         "filled", "covered", "common", "n_undefined",
     ]  # fmt: skip
     return board[columns]
@@ -263,23 +269,27 @@ def summary(board: pd.DataFrame) -> list[str]:
         if np.isfinite(best["gap_closed"]):
             text += f"; {round(100 * best['gap_closed'])} % of the gap to {ceiling_name(best['ceiling_by'])} is closed"
             if np.isfinite(best["gap_low"]):
-                text += f" (95 % interval {round(100 * best['gap_low'])} to {round(100 * best['gap_high'])} %)"
+                text += f" (95 % interval {round(100 * best['gap_low'])} to {round(100 * best['gap_high'])} %"
+                text += ", which holds the floor)" if best["gap_low"] <= 0 <= best["gap_high"] else ")"
         elif np.isfinite(best["floor"]) and np.isfinite(best["ceiling"]):
             text += (f"; gap closed is undefined: {ceiling_name(best['ceiling_by'])} ({best['ceiling']:.4g}) is not better than the "
                      "floor, the noise being as large as the responses")  # fmt: skip
+        if best["n_test"] < FEW:
+            text += f"; only {best['n_test']} perturbations were tested, which cannot tell methods with overlapping intervals apart"
         sentences.append(text + ".")
     return sentences
 
 
 def _fooled(rows: pd.DataFrame, n_folds: int) -> str:
-    """Say which control beats the floor in every fold, if one does: it carries no information and should not."""
-    controls = rows[(rows["role"] == "control") & (rows["folds_above_floor"] == n_folds)]
+    """Say which control beats the floor, in every fold or by its interval: it carries no information and should not."""
+    controls = rows[(rows["role"] == "control") & ((rows["folds_above_floor"] == n_folds) | (rows["gap_low"] > 0))]
     controls = controls[_above_floor(controls)]
     if controls.empty:
         return ""
     higher = METRICS[controls.iloc[0]["metric"]].higher_is_better
     one = controls.sort_values("mean", ascending=not higher, kind="stable").iloc[0]
+    folds = f"in {one['folds_above_floor']} of {n_folds} folds"
     return (
-        f"; beware: {one['embedding']} with {one['probe']}, a control without information, beats the floor in all folds too "
-        f"({one['mean']:.4g}), so that beating it is no evidence here: compare with the control"
+        f"; beware: {one['embedding']} with {one['probe']}, a control without information, beats the floor too "
+        f"({one['mean']:.4g}, {folds}), so that beating it is no evidence here: compare with the control"
     )

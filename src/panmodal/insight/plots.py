@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from panmodal.evaluation.compare import has_classes
 from panmodal.insight.leaderboard import METHOD, TASK, ceiling_name
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def fold_plot(scores: pd.DataFrame, board: pd.DataFrame) -> Figure:
         _mark_ceiling(axes, float(first["ceiling"]), ceiling_name(first["ceiling_by"]).removeprefix("the "))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
-    rule = "train mean where not covered" if first["fallback"] == "filled" else "ids covered by all embeddings"
+    filler = "class prior" if has_classes(first["response"]) else "train mean"
+    rule = f"{filler} where not covered" if first["fallback"] == "filled" else "ids covered by all embeddings"
     axes.set_xlabel(f"{first['metric']} per fold ({rule})")
     marked = " (simulated)" if first["simulated"] else ""
     axes.set_title(f"{first['screen']}, {first['context']}{marked}", fontsize=10, loc="left", pad=14)

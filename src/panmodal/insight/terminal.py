@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 STYLES = {"embedding": "", "baseline": "dim", "control": "dim", "oracle": "dim italic"}
 NOTE = (
-    "gap closed: 0 is the floor (better of no change and train mean), 1 the ceiling, not clipped, with a 95 % interval over "
+    "gap closed: 0 is the floor (the best baseline without an embedding), 1 the ceiling, not clipped, with a 95 % interval over "
     "perturbations. Baselines, controls and oracles are not ranked. 'common': test ids that every embedding covers."
 )
 ORACLE_NOTE = (

@@ -13,6 +13,20 @@ from panmodal.probes.softmax_ops import Search
 
 MEMORY = 10
 """Pairs of steps and gradients that are remembered."""
+FAINT = 1e-3
+"""The bound is also held below this times the tolerance times what a gene gains over W = 0."""
+SMALLEST = 1e-12
+"""Gains below this share of the objective count as this much: rounding."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Coefficients in the basis (g x 2 x q), certified bounds of (f - optimum) / f, whether converged, iterations (g each)."""
+
+    w: NDArray[Any]
+    gaps: NDArray[Any]
+    finished: NDArray[np.bool_]
+    iterations: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -54,8 +68,8 @@ class Problem:
 
 
 def minimise(
-    problem: Problem, start: Any, penalty: float, search: Search, tolerance: float, most: int
-) -> tuple[Any, Any, Any]:
+    problem: Problem, start: Any, signal: Any, penalty: float, search: Search, tolerance: float, most: int
+) -> Solution:
     """Minimise the objectives of a block by L-BFGS (Nocedal and Wright 2006, alg. 7.4); genes that have converged leave it.
 
     Parameters
@@ -64,13 +78,16 @@ def minimise(
         On the device and in the precision to compute in.
     start
         Coefficients in the basis, g x 2 x q, NumPy.
+    signal
+        Squared norm of the gradient by W at zero, g, NumPy. With a large penalty, signal / (4 penalty) is what a gene gains over
+        W = 0; the bound must be small against that too, or its predictions are not those of the optimum.
     penalty, search, tolerance, most
         Of |W|^2; line search; relative gap; iterations.
 
     Returns
     -------
-    coefficients, gaps, iterations
-        NumPy arrays: g x 2 x q, relative gaps (g), iterations (g).
+    Solution
+        As NumPy arrays.
     """
     from array_api_compat import array_namespace, device
 
@@ -84,7 +101,7 @@ def minimise(
     metric = 1.0 / (xp.mean(rows * rows, axis=0) / 3.0 + ridge)
     columns = xp.asarray(rows.T, copy=True)
     out_w, out_gap, out_n = np.array(start, copy=True), np.full(g, np.inf, start.dtype), np.zeros(g, np.int32)
-    index = np.arange(g)
+    index, finished = np.arange(g), np.zeros(g, bool)
 
     def dot(a: Any, b: Any) -> Any:
         return xp.sum(xp.sum(a * b, axis=2), axis=1)
@@ -105,14 +122,16 @@ def minimise(
         inner, bias = grad[:, :, :-1], grad[:, :, -1]
         tiny = float(np.finfo(start.dtype).tiny)
         gap = dot(inner, inner) / (4.0 * penalty) + xp.sum(bias * bias, axis=1) / (2.0 * xp.clip(curvature, tiny, None))
-        gap = _to_numpy(gap / f)
-        done = gap <= tolerance
+        gap, value = _to_numpy(gap), _to_numpy(f)
+        gain = np.maximum(signal[index] / (4.0 * penalty), SMALLEST * value)
+        done, gap = gap <= tolerance * np.minimum(value, FAINT * gain), gap / value
         last = iteration == most or done.all()
         # Leaving costs a copy of those that stay, so that they leave a few at a time.
         if last or done.sum() >= max(1, len(index) // 8):
             leaving = np.flatnonzero(done) if not last else np.arange(len(index))
             out_w[index[leaving]] = _to_numpy(w)[leaving]
             out_gap[index[leaving]], out_n[index[leaving]] = gap[leaving], iteration
+            finished[index[leaving]] = done[leaving]
             if last:
                 break
             stay = np.flatnonzero(~done)
@@ -142,7 +161,21 @@ def minimise(
         # A pair without positive curvature is remembered as nothing.
         inverse = xp.where(product > 0, 1.0 / xp.where(product > 0, product, 1.0), 0.0)
         pairs = [*pairs[-(MEMORY - 1) :], (moved, change, inverse)]
-    return out_w, out_gap, out_n
+    return Solution(out_w, out_gap, finished, out_n)
+
+
+def signal_of(problem: Problem, search: Search) -> NDArray[Any]:
+    """Squared norm of the gradient by W at W = 0, of each gene."""
+    from array_api_compat import array_namespace, device
+
+    rows = problem.rows
+    xp = array_namespace(rows)
+    g, q, n = problem.labels.shape[0], rows.shape[1], rows.shape[0]
+    logits = xp.zeros((g, 2, n), dtype=rows.dtype, device=device(rows))
+    residuals, none = xp.empty_like(logits), xp.zeros_like(problem.three)
+    search(problem.labels, problem.weights, problem.three, logits, logits, residuals, none, none, none, 1.0)
+    grad = xp.reshape(xp.reshape(residuals, (2 * g, n)) @ rows, (g, 2, q))[:, :, :-1]
+    return _to_numpy(xp.sum(xp.sum(grad * grad, axis=2), axis=1))
 
 
 def _two_loop(grad: Any, pairs: list[tuple[Any, Any, Any]], metric: Any, dot: Any) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panmodal.errors import InputError
-from panmodal.probes.lbfgs import Problem, minimise
+from panmodal.probes.lbfgs import Problem, Solution, minimise, signal_of
 from panmodal.probes.softmax_ops import Search, U, V, array_search
 
 TOLERANCE = 2e-5
@@ -47,19 +47,20 @@ class Coefficients:
         Genes x 3; minus infinity for classes that do not occur.
     gaps
         Certified bound of (f - optimum) / f of each gene.
-    iterations
-        Of each gene.
+    iterations, finished
+        Of each gene; whether it reached the tolerance.
     """
 
     weights: Array
     biases: Array
     gaps: Array
     iterations: NDArray[np.int32]
+    finished: NDArray[np.bool_]
 
     @property
     def n_unfinished(self) -> int:
         """Genes that did not reach the tolerance."""
-        return int((self.gaps > TOLERANCE).sum())
+        return int((~self.finished).sum())
 
     def probabilities(self, z: NDArray[np.floating]) -> tuple[Array, Array]:
         """Return the probabilities of -1 and of +1 for rows z (m x r): m x genes each."""
@@ -141,8 +142,9 @@ def fit_path(
     threads
         Threads that share the genes, on the CPU.
     tolerance
-        Share of the objective that a gene may be away from its optimum. The bound is |g_W|^2 / (4 penalty), which holds because f
-        is strongly convex in W (Boyd and Vandenberghe 2004, 9.1.2), plus the Newton decrement of the bias.
+        Share of the objective that a gene may be away from its optimum (and a thousandth of it of what it gains over W = 0). The
+        bound is |g_W|^2 / (4 penalty), which holds because f is strongly convex in W (Boyd and Vandenberghe 2004, 9.1.2), plus the
+        Newton decrement of the bias.
 
     Returns
     -------
@@ -179,7 +181,7 @@ def fit_path(
         own = several[start : start + size]
         problem = Problem.of(rows, labels[:, own], place[own], counts[own], n_classes[own])
         for result, found in zip(out, _solve_path(problem, penalties, device, tolerance), strict=True):
-            _unpack(result, own, order[own], n_classes[own], *found)
+            _unpack(result, own, order[own], n_classes[own], found)
 
     starts = range(0, len(several), size)
     if threads == 1 or len(starts) <= 1 or device != "cpu":
@@ -195,28 +197,30 @@ def _empty(genes: int, r: int, counts: NDArray[np.int64]) -> Coefficients:
     """Coefficients that answer a gene with one class by that class."""
     biases = np.where(counts > 0, 0.0, -np.inf).astype(np.float32)
     return Coefficients(
-        np.zeros((genes, 3, r), np.float32), biases, np.zeros(genes, np.float32), np.zeros(genes, np.int32)
+        np.zeros((genes, 3, r), np.float32),
+        biases,
+        np.zeros(genes, np.float32),
+        np.zeros(genes, np.int32),
+        np.ones(genes, bool),
     )
 
 
-def _unpack(result: Coefficients, genes: NDArray[np.intp], order: NDArray[np.intp], n_classes: NDArray[np.intp], w: Array,
-            gaps: Array, iterations: NDArray[np.int32]) -> None:  # fmt: skip
-    """Write solutions in the basis (g x 2 x q) into the coefficients of their genes."""
-    u, v = w[:, 0] * np.float32(U), w[:, 1] * np.float32(V)
+def _unpack(
+    result: Coefficients, genes: NDArray[np.intp], order: NDArray[np.intp], n_classes: NDArray[np.intp], found: Solution
+) -> None:
+    """Write solutions in the basis into the coefficients of their genes."""
+    u, v = found.w[:, 0] * np.float32(U), found.w[:, 1] * np.float32(V)
     own = np.stack([v + u, v - u, -2 * v], axis=1)
-    row = np.arange(len(genes))[:, None]
     for slot in range(3):
-        use = slot < n_classes
+        use = np.flatnonzero(slot < n_classes)
         g, c = genes[use], order[use, slot]
-        result.weights[g, c] = own[row[use, 0], slot, :-1]
-        result.biases[g, c] = own[row[use, 0], slot, -1]
-    result.gaps[genes], result.iterations[genes] = gaps, iterations
+        result.weights[g, c] = own[use, slot, :-1]
+        result.biases[g, c] = own[use, slot, -1]
+    result.gaps[genes], result.iterations[genes], result.finished[genes] = found.gaps, found.iterations, found.finished
 
 
-def _solve_path(
-    problem: Problem, penalties: Sequence[float], device: str, tolerance: float
-) -> list[tuple[Any, Any, Any]]:
-    """Solve one block for each penalty: coefficients in the basis (g x 2 x q), gaps and iterations, as NumPy arrays."""
+def _solve_path(problem: Problem, penalties: Sequence[float], device: str, tolerance: float) -> list[Solution]:
+    """Solve one block for each penalty."""
     search: Search = array_search
     if device == "cpu":
         from panmodal.probes.softmax_kernel import compiled_search
@@ -224,17 +228,16 @@ def _solve_path(
         search = compiled_search
     g, q = len(problem.labels), problem.rows.shape[1]
     single, start = problem.on(np.float32, device), np.zeros((g, 2, q), np.float32)
+    signal = signal_of(single, search)
     found = []
     for penalty in penalties:
-        w, gaps, iterations = minimise(single, start, penalty, search, tolerance, MAX_ITERATIONS)
-        left = np.flatnonzero(gaps > tolerance)
+        solution = minimise(single, start, signal, penalty, search, tolerance, MAX_ITERATIONS)
+        left = np.flatnonzero(~solution.finished)
         if len(left):
-            double = problem.take(left).on(np.float64, device)
-            w64, gaps64, more = minimise(
-                double, w[left].astype(np.float64), penalty, array_search, tolerance, 10 * MAX_ITERATIONS
-            )
-            w[left], gaps[left] = w64, gaps64
-            iterations[left] += more
-        found.append((w, gaps, iterations))
-        start = w
+            double, at = problem.take(left).on(np.float64, device), solution.w[left].astype(np.float64)
+            more = minimise(double, at, signal[left], penalty, array_search, tolerance, 10 * MAX_ITERATIONS)
+            solution.w[left], solution.gaps[left], solution.finished[left] = more.w, more.gaps, more.finished
+            solution.iterations[left] += more.iterations
+        found.append(solution)
+        start = solution.w
     return found
