@@ -66,7 +66,8 @@ ESTIMATORS = {
     estimator.name: estimator
     for estimator in (
         Estimator("experimental_error", "two-stage bootstrap of batches and cells against the measured response, or labels of "
-                  "resampled cells against the measured labels; 0.9 quantile of errors (published)", "point", "bootstrap", quantile=0.9),
+                  "resampled cells against the measured labels; 0.9 quantile of errors (published)", "point", "bootstrap",
+                  quantile=0.9),
         Estimator("disjoint_halves", "one half of the cells predicts the other, no cell and no control in common", "half1", "half2",
                   half_size=True),
         Estimator("replicate_batches", "one half of the batches predicts the other", "side1", "side2", half_size=True),
