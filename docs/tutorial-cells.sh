@@ -7,6 +7,9 @@ panmodal prepare "$data/papalexi2021_counts.h5ad" --context THP-1 --name papalex
 panmodal ceiling "$out/screen.h5ad"
 panmodal run --screen "$out/screen.h5ad" --embedding string-netmf --embedding go-svd --out "$out/results"
 panmodal leaderboard "$out/results" --metric Pearson --ceiling disjoint_halves --gaps "$out/gaps.csv" --html "$out/board.html"
+panmodal run --screen "$out/screen.h5ad" --response deg --embedding string-netmf --embedding go-svd --out "$out/deg"
+panmodal leaderboard "$out/deg"
+panmodal leaderboard "$out/deg" --metric MCC
 python - "$out" <<'PYTHON'
 import sys
 import pandas as pd

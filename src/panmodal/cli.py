@@ -182,7 +182,8 @@ def run(
         results = run_config(settings, progress=report, on_screen=show_screen, on_plan=_show_plan(console))
     console.print(f"{results.computed} trials computed, {results.reused} found done.", highlight=False)
     board = results.leaderboard()
-    for table in task_tables(board[board["screen"] == results.plan.screen.name]):
+    ran = results.plan.screen
+    for table in task_tables(board[(board["screen"] == ran.name) & (board["response"] == ran.response)]):
         console.print(table)
     console.print(f"Scores: {results.path / 'scores.parquet'}. Page: panmodal leaderboard {results.path} --html board.html",
                   highlight=False, soft_wrap=True)  # fmt: skip
