@@ -34,9 +34,14 @@ def describe_screen(screen: Screen) -> Facts:
         facts.append(("combinations", f"{len(combinations)} ids with '+', e.g. {some(combinations, 3)}"))
     for context in screen.contexts:
         ids, values = screen.responses(context)
-        norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
-        facts.append((f"context {context}", f"{len(ids)} perturbations, response norm median {np.median(norms):.3g} "
-                      f"(range {norms.min():.3g} to {norms.max():.3g}), digest {screen.digest(context)[-32:][:12]}"))  # fmt: skip
+        if screen.response == "deg":
+            sizes, what = (values != 0).sum(axis=1), "DEGs"
+            more = f", {100 * (values < 0).mean():.2g} % of the labels -1 and {100 * (values > 0).mean():.2g} % +1"
+        else:
+            sizes, what, more = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64)), "response norm", ""
+        more += f", digest {screen.digest(context)[-32:][:12]}"
+        facts.append((f"context {context}", f"{len(ids)} perturbations, {what} median {np.median(sizes):.3g} "
+                      f"(range {sizes.min():.3g} to {sizes.max():.3g}){more}"))  # fmt: skip
     if screen.provenance:
         made = screen.provenance
         counts = made["counts"]

@@ -21,6 +21,7 @@ OF_PERTURBATIONS = ["overlap_at_N", "precision_at_N", "direction_match", "MCC", 
 FALLBACKS = ("filled", "covered", "common")
 KEYS = ["context", "fold", "embedding", "probe", "fallback", "metric"]
 CHEAP = {"folds": 3, "probes": ["ridge_classifier"], "n_jobs": 1}
+FEW = CHEAP | {"folds": 2}
 
 
 def planted(n=60, genes=40, contexts=("A", "B"), seed=0, name="toy"):
@@ -65,20 +66,28 @@ def done(toy, tmp_path_factory):
     return run(toy[0], toy[1], tmp_path_factory.mktemp("deg") / "r", permuted=True, **CHEAP)
 
 
-@pytest.fixture
-def copy(done, tmp_path):
-    return shutil.copytree(done.path, tmp_path / "copy")
+@pytest.fixture(scope="module")
+def small():
+    """A smaller screen, the planted embedding, and the two that leave out ids."""
+    screen, (good, _, *parts) = planted(n=40, genes=15, contexts=("A",))
+    return screen, [good, *parts]
 
 
 @pytest.fixture(scope="module")
-def small():
-    return planted(n=40, genes=15, contexts=("A",))
+def lean(small, tmp_path_factory):
+    """A small run (not to be changed)."""
+    return run(*small, tmp_path_factory.mktemp("lean") / "r", **FEW)
+
+
+@pytest.fixture
+def copy(lean, tmp_path):
+    return shutil.copytree(lean.path, tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
 def every(small, tmp_path_factory):
     """Every probe, on less."""
-    return run(small[0], small[1][:3], tmp_path_factory.mktemp("every") / "r", folds=2, n_jobs=1)
+    return run(small[0], small[1][:2], tmp_path_factory.mktemp("every") / "r", folds=2, n_jobs=1)
 
 
 def same(a, b):
@@ -184,14 +193,20 @@ def test_every_control_is_run(done):
     assert not scores.duplicated(KEYS).any()
     assert done.computed == len(done.plan.trials) == 2 * 3 * (3 + 10)
     order = {name: k for k, name in enumerate(METRICS)}
-    assert scores["metric"].map(order).groupby([scores[k] for k in KEYS[:-1]]).apply(lambda s: s.is_monotonic_increasing).all()
+    assert (
+        scores["metric"]
+        .map(order)
+        .groupby([scores[k] for k in KEYS[:-1]])
+        .apply(lambda s: s.is_monotonic_increasing)
+        .all()
+    )
 
 
 def test_every_probe_of_labels_is_run_unless_named(every):
     of_labels = {p.name for p in probes().values() if "deg" in p.kinds}
     assert of_labels == {"logistic", "knn_classifier", "ridge_classifier"}
     for role in ("embedding", "control", "oracle"):
-        assert set(every.scores.query("role == @role")["probe"]) == of_labels
+        assert set(every.scores.loc[every.scores["role"] == role, "probe"]) == of_labels
     chosen = every.scores.query("role == 'embedding'").groupby("probe")["hyperparameters"].first().map(json.loads)
     assert {p: next(iter(h)) for p, h in chosen.items()} == {
         "logistic": "C",
@@ -288,7 +303,7 @@ def test_scores_are_those_of_the_stored_predictions(done, toy):
 
 
 def test_scores_of_every_probe_are_those_of_the_stored_predictions(every, small):
-    assert_is_plain(every.path, small[0], small[1][:3])
+    assert_is_plain(every.path, small[0], small[1][:2])
 
 
 def test_scores_of_perturbations_are_means_of_the_stored_values(done, toy):
@@ -367,44 +382,42 @@ def test_the_table_of_genes_and_its_means(done, toy):
         assert np.isnan(table["ROC_AUC"].iloc[0]) and table["F1"].notna().all()
 
 
-def test_genes_of_no_such_trial_are_refused(done, small, tmp_path, refuses):
+def test_genes_of_no_such_trial_are_refused(done, mixed, refuses):
     refuses(["no values of genes for trial 'abc'", "deg"], done.genes, "abc", error=StoreError)
-    screen, embeddings = small
-    numbers = Screen(screen.adata, "toy", "lfc")
-    results = run(numbers, embeddings[:1], tmp_path / "r", folds=2, probes=["ridge"], metrics=["L2"], n_jobs=1)
+    results = mixed[0]
     refuses(["no values of genes"], results.genes, results.plan.trials[0].digest, error=StoreError)
 
 
 # --- resume and rescore ----------------------------------------------------------------------------------------------
 
 
-def test_a_second_run_computes_nothing(copy, toy, done):
-    again = run(toy[0], toy[1], copy, permuted=True, **CHEAP)
-    assert (again.computed, again.reused) == (0, done.computed)
-    same(again.scores, done.scores)
-    same(Store(copy).perturbations(), done.perturbations)
-    same(pd.read_parquet(copy / "resampled.parquet"), pd.read_parquet(done.path / "resampled.parquet"))
+def test_a_second_run_computes_nothing(copy, small, lean):
+    again = run(*small, copy, **FEW)
+    assert (again.computed, again.reused) == (0, lean.computed)
+    same(again.scores, lean.scores)
+    same(Store(copy).perturbations(), lean.perturbations)
+    same(pd.read_parquet(copy / "resampled.parquet"), pd.read_parquet(lean.path / "resampled.parquet"))
 
 
-def test_everything_computed_again_is_the_same(copy, toy, done):
-    again = run(toy[0], toy[1], copy, permuted=True, overwrite="always", **CHEAP)
-    assert again.computed == done.computed
-    same(again.scores, done.scores)
+def test_everything_computed_again_is_the_same(copy, small, lean):
+    again = run(*small, copy, overwrite="always", **FEW)
+    assert again.computed == lean.computed
+    same(again.scores, lean.scores)
 
 
 @pytest.mark.parametrize("gone", [[], ["scores", "scores.parquet", "perturbations.parquet", "resampled.parquet"]])
-def test_rescoring_gives_the_same_bits(gone, copy, done):
+def test_rescoring_gives_the_same_bits(gone, copy, lean):
     for name in gone:
         shutil.rmtree(copy / name) if (copy / name).is_dir() else (copy / name).unlink()
-    same(rescore(copy), done.scores)
-    same(Store(copy).perturbations(), done.perturbations)
-    same(pd.read_parquet(copy / "resampled.parquet"), pd.read_parquet(done.path / "resampled.parquet"))
+    same(rescore(copy), lean.scores)
+    same(Store(copy).perturbations(), lean.perturbations)
+    same(pd.read_parquet(copy / "resampled.parquet"), pd.read_parquet(lean.path / "resampled.parquet"))
 
 
 @pytest.mark.parametrize("metrics", [["F1", "MCC"], ["ROC_AUC"], ["AUPRC"], ["recall", "F1_classwise"]])
-def test_rescoring_some_metrics_and_all_again(metrics, copy, done):
+def test_rescoring_some_metrics_and_all_again(metrics, copy, lean):
     some = rescore(copy, metrics)
-    before = done.scores
+    before = lean.scores
     same(some, before[before["metric"].isin(metrics)].reset_index(drop=True))
     resampled = Store(copy).resampled()
     counted = {m for m in metrics if m in COUNTED}
@@ -421,9 +434,9 @@ def files_of(path, suffix):
 
 @pytest.mark.parametrize("how", ["gone", "empty", "cut", "no parquet", "flipped"])
 @pytest.mark.parametrize("by", [rescore, "run"])
-def test_lost_tables_of_genes_are_scored_again(how, by, copy, toy, done):
+def test_lost_tables_of_genes_are_scored_again(how, by, copy, small, lean):
     files = files_of(copy, ".genes.parquet")
-    assert len(files) == done.computed
+    assert len(files) == lean.computed
     before = files[4].read_bytes()
     for file in files[4:7]:
         whole = file.read_bytes()
@@ -431,24 +444,42 @@ def test_lost_tables_of_genes_are_scored_again(how, by, copy, toy, done):
             file.unlink()
         else:
             flipped = bytearray(whole)
-            flipped[len(whole) // 8] ^= 0xFF
-            file.write_bytes({"empty": b"", "cut": whole[:-30], "no parquet": b"PAR1" * 20, "flipped": bytes(flipped)}[how])
+            flipped[200] ^= 0xFF
+            file.write_bytes(
+                {"empty": b"", "cut": whole[:-30], "no parquet": b"PAR1" * 20, "flipped": bytes(flipped)}[how]
+            )
     if by == "run":
-        again = run(toy[0], toy[1], copy, permuted=True, **CHEAP)
+        again = run(*small, copy, **FEW)
         assert again.computed == 0
         scores = again.scores
     else:
         scores = rescore(copy)
-    same(scores, done.scores)
+    same(scores, lean.scores)
     assert files[4].read_bytes() == before
-    assert done.genes(files[5].name.split(".")[0]).equals(
-        Store(copy).read_genes(files[5].name.split(".")[0])[0].set_axis(toy[0].readouts)
+    assert lean.genes(files[5].name.split(".")[0]).equals(
+        Store(copy).read_genes(files[5].name.split(".")[0])[0].set_axis(small[0].readouts)
     )
+
+
+@pytest.mark.xfail(strict=True, reason="totals and samples lie in the footer, which no checksum covers")
+def test_a_flipped_bit_in_a_table_of_genes_is_noticed_or_harmless(copy):
+    """Scores come from these files: what is not noticed must not change them."""
+    store, file = Store(copy), files_of(copy, ".genes.parquet")[4]
+    digest, whole = file.name.split(".")[0], file.read_bytes()
+    values, about = store.read_genes(digest)
+    for place in range(4, len(whole) - 8, 499):
+        raw = bytearray(whole)
+        raw[place] ^= 1
+        file.write_bytes(bytes(raw))
+        found = store.read_genes(digest)
+        if found is not None:
+            same(found[0], values)
+            assert found[1] == about, place
 
 
 def test_a_lost_table_of_genes_is_scored_by_the_metrics_of_the_others(small, tmp_path):
     screen, embeddings = small
-    options = {"folds": 2, "probes": ["ridge_classifier"], "n_jobs": 1, "metrics": ["recall", "F1", "AUPRC"]}
+    options = {**FEW, "metrics": ["recall", "F1", "AUPRC"]}
     before = run(screen, embeddings[:1], tmp_path / "r", **options).scores
     assert set(before["metric"]) == {"recall", "F1", "AUPRC"}
     files_of(tmp_path / "r", ".genes.parquet")[2].unlink()
@@ -457,7 +488,7 @@ def test_a_lost_table_of_genes_is_scored_by_the_metrics_of_the_others(small, tmp
 
 def test_without_predictions_a_lost_table_says_what_to_do(small, tmp_path, refuses):
     screen, embeddings = small
-    options = {"folds": 2, "probes": ["ridge_classifier"], "n_jobs": 1, "keep_predictions": False}
+    options = {**FEW, "keep_predictions": False}
     run(screen, embeddings[:1], tmp_path / "r", **options)
     files_of(tmp_path / "r", ".genes.parquet")[2].unlink()
     refuses(["without keeping predictions", "--overwrite always"], run, screen, embeddings[:1], tmp_path / "r",
@@ -467,136 +498,130 @@ def test_without_predictions_a_lost_table_says_what_to_do(small, tmp_path, refus
 # --- ids in common ---------------------------------------------------------------------------------------------------
 
 
-def test_common_ids_narrow_when_an_embedding_is_added(copy, toy):
-    screen, embeddings = toy
+def test_common_ids_narrow_when_an_embedding_is_added(copy, small):
+    screen, embeddings = small
     vectors = embeddings[0].vectors
     more = Embedding(tuple(i for i in embeddings[0].ids if int(i[1:]) % 3), np.delete(vectors, np.s_[::3], axis=0),
-                     Card(name="thirds", modality="toy"))  # fmt: skip
+                     Card(name="thirds", modality="small"))  # fmt: skip
     before = Store(copy).scores()
-    finished = run(screen, [*embeddings, more], copy, permuted=True, **CHEAP)
-    assert finished.computed == 12
+    finished = run(screen, [*embeddings, more], copy, **FEW)
+    assert finished.computed == 2
     assert_is_plain(copy, screen, [*embeddings, more])
     after = finished.scores.set_index(KEYS)["value"]
     before = before.set_index(KEYS)["value"]
     changed = after.loc[before.index] != before
-    assert (
-        set(changed.index[changed & (after.loc[before.index].notna() | before.notna())].get_level_values("fallback"))
-        == {"common"}
-    )
+    assert set(
+        changed.index[changed & (after.loc[before.index].notna() | before.notna())].get_level_values("fallback")
+    ) == {"common"}
 
 
-def test_common_ids_widen_when_embeddings_are_all_whole(toy, tmp_path):
-    screen, embeddings = toy
-    options = {**CHEAP, "metrics": ["F1", "ROC_AUC"]}
-    results = run(screen, embeddings[:2], tmp_path / "r", **options)
-    scores = results.scores.pivot_table(index=KEYS[:4] + ["metric"], columns="fallback", values="value")
+def test_common_ids_widen_when_embeddings_are_all_whole(small, tmp_path):
+    screen, embeddings = small
+    options = {**FEW, "metrics": ["F1", "ROC_AUC"]}
+    results = run(screen, embeddings[:1], tmp_path / "r", **options)
+    scores = results.scores.pivot_table(index=[*KEYS[:4], "metric"], columns="fallback", values="value")
     assert (scores["common"] == scores["filled"]).all() and not list((tmp_path / "r").rglob("*.common.json"))
-    run(screen, embeddings[:3], tmp_path / "r", **options)
-    assert_is_plain(tmp_path / "r", screen, embeddings[:3], ["F1", "ROC_AUC"])
+    run(screen, embeddings[:2], tmp_path / "r", **options)
+    assert_is_plain(tmp_path / "r", screen, embeddings[:2], ["F1", "ROC_AUC"])
 
 
-def test_totals_of_common_ids_are_remembered(copy, toy, done, monkeypatch):
+def test_totals_of_common_ids_are_remembered(copy, small, lean, monkeypatch):
     files = files_of(copy, ".common.json")
-    assert len(files) == done.computed
+    assert len(files) == lean.computed
 
     def burst(*_):
         raise AssertionError("predictions were read")
 
     monkeypatch.setattr(Store, "read_trial", burst)
-    same(run(toy[0], toy[1], copy, permuted=True, **CHEAP).scores, done.scores)
+    same(run(*small, copy, **FEW).scores, lean.scores)
     files[3].unlink()
     with pytest.raises(AssertionError, match="predictions were read"):
-        run(toy[0], toy[1], copy, permuted=True, **CHEAP)
+        run(*small, copy, **FEW)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "{}", '{"key": "x", "totals": {}}'])
-def test_damaged_memories_of_common_ids_are_made_again(text, copy, toy, done):
+def test_damaged_memories_of_common_ids_are_made_again(text, copy, small, lean):
     file = files_of(copy, ".common.json")[5]
     before = file.read_text()
     file.write_text(text)
-    same(run(toy[0], toy[1], copy, permuted=True, **CHEAP).scores, done.scores)
+    same(run(*small, copy, **FEW).scores, lean.scores)
     assert file.read_text() == before
 
 
-def test_without_predictions_common_is_null_and_filled_stays(toy, done, tmp_path):
-    screen, embeddings = toy
-    results = run(screen, embeddings, tmp_path / "r", permuted=True, keep_predictions=False, **CHEAP)
+def test_without_predictions_common_is_null_and_filled_stays(small, lean, tmp_path):
+    screen, embeddings = small
+    results = run(screen, embeddings, tmp_path / "r", keep_predictions=False, **FEW)
     assert Store(results.path).read_trial(results.plan.trials[0].digest).values is None
     keys = ["trial", *KEYS]
-    ours, theirs = (s.sort_values(keys, ignore_index=True) for s in (results.scores, done.scores))
+    ours, theirs = (s.sort_values(keys, ignore_index=True) for s in (results.scores, lean.scores))
     lost = (ours["fallback"] == "common") & ours["metric"].isin(OF_GENES)
     assert ours.loc[lost, "value"].isna().all() and (ours.loc[lost, ["n_scored", "n_undefined"]] == 0).all(axis=None)
     same(ours[~lost], theirs[~lost])
-    same(pd.read_parquet(results.path / "resampled.parquet"), pd.read_parquet(done.path / "resampled.parquet"))
+    same(pd.read_parquet(results.path / "resampled.parquet"), pd.read_parquet(lean.path / "resampled.parquet"))
     assert results.leaderboard(fallback="common", metric="MCC")["mean"].notna().any()
     board = results.leaderboard()
     assert board["mean"].notna().all() and board["common"].isna().all() and board["gap_low"].notna().any()
 
 
-def test_where_covered_and_common_are_the_same_no_predictions_are_needed(toy, tmp_path):
-    screen, embeddings = toy
-    results = run(screen, embeddings[2:3], tmp_path / "r", keep_predictions=False, **CHEAP)
-    wide = results.scores.query("metric == 'F1'").pivot_table(
-        index=["embedding", "probe", "context", "fold"], columns="fallback", values="value", dropna=False
-    )
-    assert (wide.loc["fifths", "common"] == wide.loc["fifths", "covered"]).all()
-    assert wide.loc["none", "common"].isna().all()
+def test_where_covered_and_common_are_the_same_no_predictions_are_needed(small, tmp_path):
+    screen, embeddings = small
+    results = run(screen, embeddings[1:2], tmp_path / "r", keep_predictions=False, **FEW)
+    f1 = results.scores.query("metric == 'F1'").set_index(["fallback", "embedding"])["value"].sort_index()
+    np.testing.assert_array_equal(f1["common", "fifths"], f1["covered", "fifths"])
+    assert f1["common", "fifths"].notna().all() and f1["common", "none"].isna().all()
 
 
 # --- other runs ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metrics", [["F1"], ["MCC"], ["ROC_AUC"]])
-def test_one_metric_only(metrics, small, tmp_path):
+def test_one_metric_only(metrics, small, lean, tmp_path):
     screen, embeddings = small
-    results = run(screen, embeddings[:3], tmp_path / "r", folds=2, probes=["ridge_classifier"], n_jobs=1, metrics=metrics)
+    results = run(screen, embeddings, tmp_path / "r", metrics=metrics, **FEW)
     scores = results.scores
     assert set(scores["metric"]) == set(metrics) and scores.groupby("fallback").size().nunique() == 1
-    assert_is_plain(results.path, screen, embeddings[:3], [m for m in metrics if m in OF_GENES])
+    assert_is_plain(results.path, screen, embeddings, [m for m in metrics if m in OF_GENES])
     board = results.leaderboard(metric=metrics[0])
     assert board.query("embedding == 'planted'")["rank"].tolist() == [1]
     assert board["gap_low"].notna().any() == (metrics != ["ROC_AUC"])
     table = results.genes(results.plan.trials[0].digest)
     assert list(table.columns) == [m for m in metrics if m in OF_GENES] and list(table.index) == screen.readouts
-    whole = run(screen, embeddings[:3], tmp_path / "all", folds=2, probes=["ridge_classifier"], n_jobs=1).scores
+    whole = lean.scores
     same(scores, whole[whole["metric"].isin(metrics)].reset_index(drop=True))
 
 
 def test_results_are_the_same_bits_for_any_number_of_processes_and_any_order_of_rows(small, every, tmp_path):
-    screen, embeddings = small
-    two = run(screen, embeddings[:3], tmp_path / "two", folds=2, n_jobs=2)
+    screen, embeddings = small[0], small[1][:2]
+    two = run(screen, embeddings, tmp_path / "two", folds=2, n_jobs=2)
     same(every.scores, two.scores)
     order = np.random.default_rng(1).permutation(screen.adata.n_obs)
     shuffled = Screen(screen.adata[order].copy(), "toy", "deg")
-    back = [Embedding(e.ids[::-1], e.vectors[::-1], e.card) for e in embeddings[:3]]
+    back = [Embedding(e.ids[::-1], e.vectors[::-1], e.card) for e in embeddings]
     same(every.scores, run(shuffled, back, tmp_path / "three", folds=2, n_jobs=1).scores)
 
 
-def test_probes_may_be_added_later(small, every, tmp_path):
-    screen, embeddings = small
-    one = run(screen, embeddings[:3], tmp_path / "r", folds=2, n_jobs=1, probes=["knn_classifier"])
+def test_probes_may_be_added_later(small, every, lean, tmp_path):
+    screen, embeddings = small[0], small[1][:2]
+    one = run(screen, embeddings, tmp_path / "r", folds=2, n_jobs=1, probes=["knn_classifier"])
     assert set(one.scores["probe"]) == {"knn_classifier", "no change", "class prior", "most frequent"}
-    assert one.computed == 2 * (3 + 5)
-    two = run(screen, embeddings[:3], tmp_path / "r", folds=2, n_jobs=1, probes=["ridge_classifier", "knn_classifier"])
-    assert two.computed == 2 * 5
+    assert one.computed == 2 * (3 + 4)
+    two = run(screen, embeddings, tmp_path / "r", folds=2, n_jobs=1, probes=["ridge_classifier", "knn_classifier"])
+    assert two.computed == 2 * 4
     whole = every.scores
     same(two.scores, whole[whole["probe"] != "logistic"].reset_index(drop=True))
 
 
-def test_labels_changed_under_the_same_name_are_refused_and_replaced_when_asked(small, tmp_path, refuses):
-    screen, embeddings = small
-    options = {"folds": 2, "probes": ["ridge_classifier"], "n_jobs": 1}
-    run(screen, embeddings[:3], tmp_path / "r", **options)
+def test_labels_changed_under_the_same_name_are_refused_and_replaced_when_asked(small, copy, tmp_path, refuses):
     other = planted(n=40, genes=15, contexts=("A",), seed=1)[0]
-    refuses(["screen 'toy' changed"], run, other, embeddings[:3], tmp_path / "r", error=StoreError, **options)
-    replaced = run(other, embeddings[:3], tmp_path / "r", overwrite="always", **options)
-    same(replaced.scores, run(other, embeddings[:3], tmp_path / "fresh", **options).scores)
+    refuses(["screen 'toy' changed"], run, other, small[1], copy, error=StoreError, **FEW)
+    replaced = run(other, small[1], copy, overwrite="always", **FEW)
+    same(replaced.scores, run(other, small[1], tmp_path / "fresh", **FEW).scores)
     for kind in ("*.genes.parquet", "*.common.json"):
-        assert {p.name for p in (tmp_path / "r").rglob(kind)} == {p.name for p in (tmp_path / "fresh").rglob(kind)}
+        assert {p.name for p in copy.rglob(kind)} == {p.name for p in (tmp_path / "fresh").rglob(kind)}
 
 
 @pytest.fixture(scope="module")
-def mixed(small, tmp_path_factory):
+def mixed(small, lean, tmp_path_factory):
     """Fold changes and labels of one screen in one folder, and each in a folder of its own."""
     labels, embeddings = small
     rng = np.random.default_rng(5)
@@ -604,12 +629,9 @@ def mixed(small, tmp_path_factory):
     changes = Screen.from_arrays(values + 0.3 * rng.standard_normal(values.shape), ids, ["A"] * len(ids), labels.readouts,
                                  name="toy", response="lfc")  # fmt: skip
     folder = tmp_path_factory.mktemp("mixed")
-    options = {"folds": 2, "n_jobs": 1}
-    lfc = run(changes, embeddings[:3], folder / "lfc", probes=["ridge"], **options)
-    deg = run(labels, embeddings[:3], folder / "deg", probes=["ridge_classifier"], **options)
-    run(changes, embeddings[:3], folder / "both", probes=["ridge"], **options)
-    both = run(labels, embeddings[:3], folder / "both", probes=["ridge_classifier"], **options)
-    return lfc, deg, both
+    lfc = run(changes, embeddings, folder / "lfc", **FEW | {"probes": ["ridge"]})
+    both = run(labels, embeddings, shutil.copytree(lfc.path, folder / "both"), **FEW)
+    return lfc, lean, both
 
 
 def parts_of(scores):
@@ -620,7 +642,7 @@ def test_fold_changes_and_labels_in_one_folder_keep_apart(mixed, small):
     lfc, deg, both = mixed
     for part, alone in zip(parts_of(both.scores), (lfc.scores, deg.scores), strict=True):
         pd.testing.assert_frame_equal(part, alone, rtol=1e-12)
-    assert_is_plain(both.path, small[0], small[1][:3])
+    assert_is_plain(both.path, *small)
     same(Store(both.path).resampled(), Store(deg.path).resampled())
     boards = both.leaderboard()
     assert boards.groupby("response")["metric"].unique().map(list).to_dict() == {"lfc": ["L2"], "deg": ["F1"]}
@@ -641,7 +663,9 @@ def test_fold_changes_and_labels_in_one_folder_are_rescored(mixed, tmp_path):
     assert some.groupby("response")["metric"].unique().map(sorted).to_dict() == {"deg": ["F1", "MCC"], "lfc": ["L2"]}
 
 
-@pytest.mark.xfail(strict=True, reason="gap_table takes a metric for one of a task where the rows of another task have it")
+@pytest.mark.xfail(
+    strict=True, reason="gap_table takes a metric for one of a task where the rows of another task have it"
+)
 def test_gaps_of_a_task_are_of_its_own_metrics(mixed):
     store = Store(mixed[2].path)
     gaps = gap_table(store.scores(), **store.evidence())
@@ -653,7 +677,9 @@ SPARSE = {
     "nothing happens": lambda n: np.zeros((n, 5)),
     "everything is raised": lambda n: np.ones((n, 5)),
     "one label in all": lambda n: np.eye(1, n * 5, 17).reshape(n, 5),
-    "classes in one fold only": lambda n: np.stack([np.arange(n) < 3, -(np.arange(n) > n - 4), np.arange(n) % 2], axis=1) * 1,
+    "classes in one fold only": lambda n: (
+        np.stack([np.arange(n) < 3, -1 * (np.arange(n) > n - 4), np.arange(n) % 2], axis=1) * 1
+    ),
     "one gene": lambda n: (np.arange(n) % 3 - 1)[:, None],
 }
 
@@ -663,9 +689,14 @@ def test_screens_that_hardly_respond(case, tmp_path):
     n = 24
     ids = [f"P{k:02d}" for k in range(n)]
     values = SPARSE[case](n)
-    screen = Screen.from_arrays(values, ids, ["A"] * n, [f"g{k}" for k in range(values.shape[1])], name="s", response="deg")
+    screen = Screen.from_arrays(
+        values, ids, ["A"] * n, [f"g{k}" for k in range(values.shape[1])], name="s", response="deg"
+    )
     vectors = np.random.default_rng(0).standard_normal((n, 4))
-    embeddings = [Embedding(tuple(ids), vectors, Card(name="e")), Embedding(tuple(ids[2:]), vectors[2:], Card(name="f"))]
+    embeddings = [
+        Embedding(tuple(ids), vectors, Card(name="e")),
+        Embedding(tuple(ids[2:]), vectors[2:], Card(name="f")),
+    ]
     results = run(screen, embeddings, tmp_path / "r", folds=2, n_jobs=1)
     assert_is_plain(results.path, screen, embeddings)
     board = results.leaderboard()
@@ -708,7 +739,7 @@ def data(toy, tmp_path_factory):
 
 
 def arguments(data, out, screen, *more):
-    return ["run", "--screen", data / screen, "--out", out, "--folds", 3, "--jobs", 1, "--embedding", data / "planted.h5ad",
+    return ["run", "--screen", data / screen, "--out", out, "--folds", 2, "--jobs", 1, "--embedding", data / "planted.h5ad",
             "--embedding", data / "fifths.h5ad", "--probe", "ridge_classifier", *more]  # fmt: skip
 
 
@@ -721,16 +752,14 @@ def stored(out):
 def test_cli_runs_on_the_labels_of_a_prepared_screen(cli, data, tmp_path):
     printed = cli(*arguments(data, tmp_path / "r", "prepared.h5ad", "--response", "deg"))
     assert "deg" in printed and "6 pair(s) have too few cells for DEG labels and are left out" in printed
-    assert f"{2 * 3 * (3 + 4)} trials computed" in printed and "F1, higher is better" in printed
+    assert f"{2 * 2 * (3 + 4)} trials computed" in printed and "F1, higher is better" in printed
     expected = Screen.read(data / "prepared.h5ad").labelled()
     for context, (ids, values, readouts) in stored(tmp_path / "r").items():
         assert len(ids) == 57 and readouts == expected.readouts
         np.testing.assert_array_equal(values, expected.responses(context)[1])
     again = cli(*arguments(data, tmp_path / "r", "prepared.h5ad", "--response", "deg"))
-    assert "0 trials computed, 42 found done." in again
-    both = cli(*arguments(data, tmp_path / "r", "prepared.h5ad", "--probe", "ridge", "--response", "lfc")[:-4], "--response", "lfc",
-               "--probe", "ridge", code=2)  # fmt: skip
-    assert "no probe 'ridge_classifier' for responses of kind 'lfc'" in both
+    assert "0 trials computed, 28 found done." in again
+    assert "for responses of kind 'lfc'" in cli(*arguments(data, tmp_path / "r", "prepared.h5ad"), code=2)
 
 
 @pytest.mark.parametrize(
@@ -795,7 +824,9 @@ def test_cli_errors(cli, table_options, tmp_path, options, says):
     ("metric", "kind"),
     [("MCC", "tests.csv"), ("recall", "tests.csv")],
 )
-@pytest.mark.xfail(strict=True, reason="run without its primary metric computes everything and ends in 'no scores of metric None'")
+@pytest.mark.xfail(
+    strict=True, reason="run without its primary metric computes everything and ends in 'no scores of metric None'"
+)
 def test_cli_run_by_another_metric_than_the_primary_one(cli, data, tmp_path, metric, kind):
     printed = cli(*arguments(data, tmp_path / "r", kind, "--metric", metric))
     assert f"{metric}, higher is better" in printed
@@ -820,8 +851,8 @@ def test_cli_leaderboard(cli, done, tmp_path):
     assert board["gap_low"].isna().all() and board["gap_closed"].notna().all()
 
 
-def test_cli_rescore(cli, copy, done):
-    before = done.scores
+def test_cli_rescore(cli, copy, lean):
+    before = lean.scores
     assert f"{before['trial'].nunique()} trials, {len(before)} scores" in cli("rescore", copy)
     same(Store(copy).scores(), before)
     cli("rescore", copy, "--metric", "F1")

@@ -13,10 +13,10 @@ from panmodal.probes.softmax_ops import Search
 
 MEMORY = 10
 """Pairs of steps and gradients that are remembered."""
-FAINT = 1e-3
+FAINT = 4e-4
 """The bound is also held below this times the tolerance times what a gene gains over W = 0."""
-SMALLEST = 1e-12
-"""Gains below this share of the objective count as this much: rounding."""
+ROUNDING = 1e-12
+"""A bound below this share of the objective is rounding."""
 
 
 @dataclass(frozen=True)
@@ -112,19 +112,20 @@ def minimise(
 
     logits = xp.reshape(xp.reshape(w, (2 * g, q)) @ columns, (g, 2, n))
     residuals, none = xp.empty_like(logits), xp.zeros_like(three)
-    _, losses, curvature = search(
-        labels, weights, three, logits, xp.zeros_like(logits), residuals, none, none, none, penalty
+    norms = xp.sum(rows[:, :-1] * rows[:, :-1], axis=1)
+    _, losses, curvatures = search(
+        labels, norms, weights, three, logits, xp.zeros_like(logits), residuals, none, none, none, penalty
     )
     grad = gradient()
     pairs: list[tuple[Any, Any, Any]] = []
     for iteration in range(most + 1):
         f = losses + penalty * dot(w[:, :, :-1], w[:, :, :-1])
-        inner, bias = grad[:, :, :-1], grad[:, :, -1]
-        tiny = float(np.finfo(start.dtype).tiny)
-        gap = dot(inner, inner) / (4.0 * penalty) + xp.sum(bias * bias, axis=1) / (2.0 * xp.clip(curvature, tiny, None))
-        gap, value = _to_numpy(gap), _to_numpy(f)
-        gain = np.maximum(signal[index] / (4.0 * penalty), SMALLEST * value)
-        done, gap = gap <= tolerance * np.minimum(value, FAINT * gain), gap / value
+        gap, value = (
+            _to_numpy(_bound(xp, dot(grad[:, :, :-1], grad[:, :, :-1]), grad[:, :, -1], curvatures, penalty)),
+            _to_numpy(f),
+        )
+        allowed = tolerance * np.minimum(value, FAINT * signal[index] / (4.0 * penalty))
+        done, gap = gap <= np.maximum(allowed, ROUNDING * value), gap / value
         last = iteration == most or done.all()
         # Leaving costs a copy of those that stay, so that they leave a few at a time.
         if last or done.sum() >= max(1, len(index) // 8):
@@ -150,8 +151,8 @@ def minimise(
         k = len(index)
         turned = xp.reshape(xp.reshape(direction, (2 * k, q)) @ columns, (k, 2, n))
         along, square = dot(w[:, :, :-1], direction[:, :, :-1]), dot(direction[:, :, :-1], direction[:, :, :-1])
-        step, losses, curvature = search(
-            labels, weights, three, logits, turned, residuals, along, square, slope, penalty
+        step, losses, curvatures = search(
+            labels, norms, weights, three, logits, turned, residuals, along, square, slope, penalty
         )
         moved = direction * step[:, None, None]
         w = w + moved
@@ -164,6 +165,33 @@ def minimise(
     return Solution(out_w, out_gap, finished, out_n)
 
 
+def _bound(xp: Any, square: Any, bias: Any, curvatures: Any, penalty: float) -> Any:
+    """Bound how far each gene's objective lies above its optimum.
+
+    With the second derivatives H_bb by the biases, half of g' H^-1 g is half of D = g_b' H_bb^-1 g_b plus that of the rest, whose
+    second derivatives are at least 2 penalty and whose gradient is g_W - H_Wb H_bb^-1 g_b; the norm of the latter term is at most the
+    square root of D times the sum over rows of trace and squared norm (Cauchy and Schwarz).
+
+    Parameters
+    ----------
+    square, bias
+        Squared norm of g_W (g) and g_b (g x 2).
+    curvatures
+        As :class:`panmodal.probes.softmax_ops.Search` returns them (4 x g).
+    """
+    uu, uv, vv, spread = (curvatures[k, ...] for k in range(4))
+    # With two classes there is no v: no gradient and no curvature by it.
+    two = vv <= 0
+    vv = xp.where(two, xp.ones_like(vv), vv)
+    least = 1e-30 + 1e-6 * uu * vv
+    determinant = xp.where(uu * vv - uv * uv > least, uu * vv - uv * uv, least)
+    gu, gv = bias[:, 0], xp.where(two, xp.zeros_like(vv), bias[:, 1])
+    decrement = (vv * gu * gu - 2.0 * uv * gu * gv + uu * gv * gv) / determinant
+    decrement = xp.where(decrement > 0, decrement, xp.zeros_like(decrement))
+    norm = xp.sqrt(square) + xp.sqrt(decrement * spread)
+    return decrement / 2.0 + norm * norm / (4.0 * penalty)
+
+
 def signal_of(problem: Problem, search: Search) -> NDArray[Any]:
     """Squared norm of the gradient by W at W = 0, of each gene."""
     from array_api_compat import array_namespace, device
@@ -173,7 +201,8 @@ def signal_of(problem: Problem, search: Search) -> NDArray[Any]:
     g, q, n = problem.labels.shape[0], rows.shape[1], rows.shape[0]
     logits = xp.zeros((g, 2, n), dtype=rows.dtype, device=device(rows))
     residuals, none = xp.empty_like(logits), xp.zeros_like(problem.three)
-    search(problem.labels, problem.weights, problem.three, logits, logits, residuals, none, none, none, 1.0)
+    norms = xp.zeros_like(rows[:, 0])
+    search(problem.labels, norms, problem.weights, problem.three, logits, logits, residuals, none, none, none, 1.0)
     grad = xp.reshape(xp.reshape(residuals, (2 * g, n)) @ rows, (g, 2, q))[:, :, :-1]
     return _to_numpy(xp.sum(xp.sum(grad * grad, axis=2), axis=1))
 

@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from panmodal.errors import InputError
 from panmodal.probes.base import CLASSES, Selection, get_probe, select
 from panmodal.probes.design import Design, Fold, LabelTargets, Targets
-from panmodal.probes.labels import as_labels, decide
+from panmodal.probes.labels import CLASSES as LABELS
+from panmodal.probes.labels import decide
+from panmodal.probes.softmax import check_device
 
 
 class ProbeCV:
@@ -52,17 +54,18 @@ class ProbeCV:
         """Fit on embeddings x (n x dims) and responses y (n x t; integers -1, 0, 1 for classes)."""
         probe = get_probe(self.probe)
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y)
-        if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not y.shape[1]:
             raise InputError(f"x and y must be matrices with the same number of rows, got {x.shape} and {y.shape}.")
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise InputError("x and y must be finite.")
         self._design = Design.build(x, x[:0])
         self._targets: Targets | LabelTargets
         if probe.kinds == CLASSES:
-            whole = y.astype(np.int64)
-            if (whole != y).any():
-                raise InputError(f"probe {self.probe!r} learns the labels -1, 0, 1, but y holds {y[whole != y][0]:g}.")
-            self._targets = LabelTargets(as_labels(whole)[0], self.device, self.threads)
+            known = np.isin(y, LABELS)
+            if not known.all():
+                raise InputError(f"probe {self.probe!r} learns the labels -1, 0, 1, but y holds {y[~known][0]:g}.")
+            check_device(self.device)
+            self._targets = LabelTargets(y.astype(np.int8), self.device, self.threads)
         else:
             self._targets = Targets.of(y)
         self.selection_ = select(probe, self._design, self._targets)
@@ -89,10 +92,15 @@ class ProbeCV:
         t = self._targets.labels.shape[1]
         predicted = self._predict(x)
         down, up = predicted[:, :t], predicted[:, t:]
-        return np.stack([down, 1 - down - up, up], axis=1)
+        return np.stack([down, np.maximum(1 - down - up, 0), up], axis=1)
 
     def _predict(self, x: ArrayLike) -> NDArray[Any]:
         final, projection = self._design.final, self._design.projection
-        z = projection.transform(np.asarray(x, dtype=np.float64))
+        x = np.asarray(x, dtype=np.float64)
+        if x.ndim != 2 or x.shape[1] != len(projection.mean) or not np.isfinite(x).all():
+            raise InputError(
+                f"x must be a finite matrix with {len(projection.mean)} columns, as in fit, got {x.shape}."
+            )
+        z = projection.transform(x)
         fold = Fold(final.z_train, z, final.train, final.test)
         return get_probe(self.probe).predict(fold, self._targets, self.selection_.value)

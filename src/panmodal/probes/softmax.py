@@ -23,7 +23,7 @@ from panmodal.errors import InputError
 from panmodal.probes.lbfgs import Problem, Solution, minimise, signal_of
 from panmodal.probes.softmax_ops import Search, U, V, array_search
 
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 """Largest certified distance of a gene's objective from its optimum, as a share of the objective."""
 MAX_ITERATIONS = 400
 """Iterations in single precision; genes that need more go on in double precision, up to ten times as many."""
@@ -118,8 +118,8 @@ def check_device(device: str) -> None:
     except ImportError:
         raise InputError(f"device {device!r} needs PyTorch; install panmodal[deep], or compute on cpu.") from None
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu().numpy()
+    except (RuntimeError, AssertionError, ImportError) as error:  # a missing back end can be any of them
         raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
@@ -142,9 +142,9 @@ def fit_path(
     threads
         Threads that share the genes, on the CPU.
     tolerance
-        Share of the objective that a gene may be away from its optimum (and a thousandth of it of what it gains over W = 0). The
-        bound is |g_W|^2 / (4 penalty), which holds because f is strongly convex in W (Boyd and Vandenberghe 2004, 9.1.2), plus the
-        Newton decrement of the bias.
+        Share of the objective that a gene may be away from its optimum (and, more strictly, of what it gains over W = 0). The bound is
+        half of g' H^-1 g with the least second derivatives that f can have: 2 penalty for W, because f is strongly convex in it (Boyd
+        and Vandenberghe 2004, 9.1.2), and those of the biases as they are.
 
     Returns
     -------
@@ -156,16 +156,30 @@ def fit_path(
     InputError
         Shapes that do not fit, labels other than -1, 0, 1, or penalties that are not positive and descending.
     """
-    z = np.asarray(z)
-    labels = np.asarray(labels)
+    z, labels, penalties = np.asarray(z, dtype=np.float64), np.asarray(labels), [float(p) for p in penalties]
     if z.ndim != 2 or labels.ndim != 2 or len(z) != len(labels) or not len(z):
         raise InputError(f"rows {z.shape} and labels {labels.shape} do not fit.")
     if not np.isin(np.unique(labels), (-1, 0, 1)).all():
         raise InputError("labels must be -1, 0 or 1.")
-    if not penalties or min(penalties) <= 0 or list(penalties) != sorted(penalties, reverse=True):
-        raise InputError(f"penalties must be positive and in descending order, got {list(penalties)}.")
+    if (
+        not penalties
+        or not 0 < min(penalties) <= max(penalties) < np.inf
+        or penalties != sorted(penalties, reverse=True)
+    ):
+        raise InputError(f"penalties must be positive, finite and in descending order, got {penalties}.")
+    if not np.isfinite(z).all():
+        raise InputError("rows must be finite.")
+    # Centred rows keep biases and weights apart, and a scale of one keeps single precision in its range.
+    centre = z.mean(axis=0)
+    scale = float(np.sqrt(np.square(z - centre).mean())) if z.shape[1] else 1.0
+    scale = scale if scale > 0 else 1.0
+    scaled = [p / scale**2 for p in penalties]
+    if not 1e-30 < min(scaled) <= max(scaled) < 1e30:
+        raise InputError(
+            f"penalties {penalties} are out of range for rows with deviation {scale:g}; bring rows to a usual scale."
+        )
+    rows = np.concatenate([(z - centre) / scale, np.ones((len(z), 1))], axis=1)
     genes = labels.shape[1]
-    rows = np.concatenate([z, np.ones((len(z), 1))], axis=1)
     # Class c of a gene stands at place[g, c] in its own order: classes that occur come first.
     counts = np.stack([(labels == c).sum(axis=0) for c in (-1, 0, 1)], axis=1)
     order = np.argsort(counts == 0, axis=1, kind="stable")
@@ -180,7 +194,7 @@ def fit_path(
     def work(start: int) -> None:
         own = several[start : start + size]
         problem = Problem.of(rows, labels[:, own], place[own], counts[own], n_classes[own])
-        for result, found in zip(out, _solve_path(problem, penalties, device, tolerance), strict=True):
+        for result, found in zip(out, _solve_path(problem, scaled, device, tolerance), strict=True):
             _unpack(result, own, order[own], n_classes[own], found)
 
     starts = range(0, len(several), size)
@@ -190,6 +204,9 @@ def fit_path(
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, starts))
+    for result in out:
+        result.weights[:] /= scale
+        result.biases[:] -= result.weights @ centre
     return out
 
 

@@ -80,10 +80,10 @@ def approximate(x: Any) -> Any:
 
 
 @compiled
-def _one_gene(labels: Any, w0: Any, w1: Any, w2: Any, third: Any, step: Any, u: Any, v: Any, du: Any, dv: Any, ru: Any, rv: Any
-              ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
-    """Residuals of one gene at a step; returns slope, second derivative, loss and curvature of the bias."""
-    s1, s2, loss, spread = ZERO, ZERO, ZERO, ZERO
+def _one_gene(labels: Any, norms: Any, w0: Any, w1: Any, w2: Any, third: Any, step: Any, u: Any, v: Any, du: Any, dv: Any,
+              ru: Any, rv: Any) -> Any:  # fmt: skip
+    """Residuals of one gene at a step; returns slope, second derivative, loss, and the four curvatures of softmax_ops.Search."""
+    s1, s2, loss, cuu, cuv, cvv, spread = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
     for i in range(labels.size):
         a, b = (u[i] + step * du[i]) * U4, (v[i] + step * dv[i]) * V4
         l0, l1, l2 = b + a, b - a, -TWO * b
@@ -103,31 +103,37 @@ def _one_gene(labels: Any, w0: Any, w1: Any, w2: Any, third: Any, step: Any, u: 
         ru[i] = w * (r0 - r1) * U4
         rv[i] = w * (r0 + r1 - TWO * r2) * V4
         s1 += ru[i] * du[i] + rv[i] * dv[i]
-        a, b = du[i] * U4, dv[i] * V4
-        d0, d1, d2 = b + a, b - a, -TWO * b
-        base = d0 if c == 0 else (d1 if c == 1 else d2)
-        d0, d1, d2 = d0 - base, d1 - base, d2 - base
-        q0, q1, q2 = p0 * d0, p1 * d1, p2 * d2
-        mean = q0 + q1 + q2
-        s2 += w * (q0 * d0 + q1 * d1 + q2 * d2 - mean * mean)
+        # Second derivatives by (u, v), from differences to the row's own class so that nothing cancels.
+        bu = U4 if c == 0 else (-U4 if c == 1 else ZERO)
+        bv = -TWO * V4 if c == 2 else V4
+        u0, u1, u2 = U4 - bu, -U4 - bu, -bu
+        v01, v2 = V4 - bv, -TWO * V4 - bv
+        mu, mv = p0 * u0 + p1 * u1 + p2 * u2, (p0 + p1) * v01 + p2 * v2
+        huu = w * (p0 * u0 * u0 + p1 * u1 * u1 + p2 * u2 * u2 - mu * mu)
+        huv = w * ((p0 * u0 + p1 * u1) * v01 + p2 * u2 * v2 - mu * mv)
+        hvv = w * ((p0 + p1) * v01 * v01 + p2 * v2 * v2 - mv * mv)
+        s2 += huu * du[i] * du[i] + TWO * huv * du[i] * dv[i] + hvv * dv[i] * dv[i]
         loss += w * fast_log(ONE + others)
-        spread += w * (share * missed + p0 * (ONE - p0) + p1 * (ONE - p1) + p2 * (ONE - p2))
-    return s1, s2, loss, spread / (ONE + third)
+        cuu += huu
+        cuv += huv
+        cvv += hvv
+        spread += (huu + hvv) * norms[i]
+    return s1, s2, loss, cuu, cuv, cvv, spread
 
 
 @compiled
-def _search(labels: Any, weights: Any, three: Any, logits: Any, directions: Any, residuals: Any, along: Any, square: Any, slope: Any,
-            penalty: Any, out: Any) -> None:  # fmt: skip
+def _search(labels: Any, norms: Any, weights: Any, three: Any, logits: Any, directions: Any, residuals: Any, along: Any, square: Any,
+            slope: Any, penalty: Any, out: Any) -> None:  # fmt: skip
     double = TWO * f4(penalty)
     for j in range(labels.shape[0]):
         low, high, slope_low, slope_high = ZERO, ZERO, slope[j], ZERO
         step, n = ONE, labels.shape[1]
         for _ in range(TRIALS):
-            s1, s2, loss, spread = _one_gene(
-                labels[j], weights[j, 0], weights[j, 1], weights[j, 2], three[j], step, logits[j, 0], logits[j, 1],
+            s1, s2, loss, cuu, cuv, cvv, spread = _one_gene(
+                labels[j], norms, weights[j, 0], weights[j, 1], weights[j, 2], three[j], step, logits[j, 0], logits[j, 1],
                 directions[j, 0], directions[j, 1], residuals[j, 0], residuals[j, 1],
             )  # fmt: skip
-            out[0, j], out[1, j], out[2, j] = step, loss, spread
+            out[0, j], out[1, j], out[2, j], out[3, j], out[4, j], out[5, j] = step, loss, cuu, cuv, cvv, spread
             s1 += double * (along[j] + step * square[j])
             s2 += double * square[j]
             if abs(s1) <= ENOUGH4 * abs(slope[j]):
@@ -151,9 +157,9 @@ def _search(labels: Any, weights: Any, three: Any, logits: Any, directions: Any,
             logits[j, 1, i] += step * directions[j, 1, i]
 
 
-def compiled_search(labels: Any, weights: Any, three: Any, logits: Any, directions: Any, residuals: Any, along: Any, square: Any,
-                    slope: Any, penalty: float) -> tuple[Any, Any, Any]:  # fmt: skip
+def compiled_search(labels: Any, norms: Any, weights: Any, three: Any, logits: Any, directions: Any, residuals: Any, along: Any,
+                    square: Any, slope: Any, penalty: float) -> tuple[Any, Any, Any]:  # fmt: skip
     """Search with compiled loops; arrays are NumPy's, single precision (see :class:`panmodal.probes.softmax_ops.Search`)."""
-    out = np.empty((3, len(labels)), np.float32)
-    _search(labels, weights, three, logits, directions, residuals, along, square, slope, penalty, out)
-    return out[0], out[1], out[2]
+    out = np.empty((6, len(labels)), np.float32)
+    _search(labels, norms, weights, three, logits, directions, residuals, along, square, slope, penalty, out)
+    return out[0], out[1], out[2:]

@@ -10,6 +10,7 @@ so that the penalty |W|^2 is the same in both. With two classes l2 does not exis
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 U, V = 1 / math.sqrt(2), 1 / math.sqrt(6)
@@ -28,6 +29,8 @@ class Search(Protocol):
     ----------
     labels
         Classes 0, 1, 2 of each gene in its own order, present ones first (g x n, int8).
+    norms
+        Squared norm of each row without the one for the bias (n).
     weights
         Weight of a row of each class (g x 3).
     three
@@ -44,10 +47,11 @@ class Search(Protocol):
     Returns
     -------
     steps, losses, curvatures
-        Length of each step; the loss without penalty and the mean second derivative by a bias where it ends (g each).
+        Length of each step; the loss without penalty where it ends (g each); and four curvatures there (4 x g): the second derivatives
+        of the loss by the biases (uu, uv, vv), and the sum over rows of the trace of a row's part of them times its norm.
     """
 
-    def __call__(self, labels: Any, weights: Any, three: Any, logits: Any, directions: Any, residuals: Any, along: Any,
+    def __call__(self, labels: Any, norms: Any, weights: Any, three: Any, logits: Any, directions: Any, residuals: Any, along: Any,
                  square: Any, slope: Any, penalty: float) -> tuple[Any, Any, Any]:  # fmt: skip
         """Search (see the class)."""
         ...
@@ -65,42 +69,48 @@ def next_step(
     return xp.where(high > 0, bracketed, xp.clip(newton, 1.2 * step, 8.0 * step))
 
 
-def _evaluate(xp: Any, labels: Any, weights: Any, three: Any, logits: Any, directions: Any) -> tuple[Any, ...]:
-    """Residuals (g x 2 x n), slope, second derivative along the directions, loss and curvature of the bias (g each)."""
+def _evaluate(
+    xp: Any, labels: Any, norms: Any, weights: Any, three: Any, logits: Any, directions: Any
+) -> tuple[Any, Any, Any, Any, Any]:
+    """Residuals (g x 2 x n), slope, second derivative along the directions, loss (g each) and curvatures (4 x g)."""
     is_class = [labels == c for c in range(3)]
+    basis = [(U, -U, 0.0), (V, V, -2.0 * V)]
+    zero = xp.zeros_like(logits[:, 0, :])
 
-    def pick(values: list[Any]) -> Any:
+    def pick(values: Sequence[Any]) -> Any:
         return xp.where(is_class[0], values[0], xp.where(is_class[1], values[1], values[2]))
 
-    def classes(two: Any) -> list[Any]:
-        u, v = two[:, 0, :] * U, two[:, 1, :] * V
-        return [v + u, v - u, -2.0 * v]
-
-    own = classes(logits)
+    own = [basis[0][c] * logits[:, 0, :] + basis[1][c] * logits[:, 1, :] for c in range(3)]
     reference = pick(own)
-    weight = pick([weights[:, c : c + 1] + xp.zeros_like(reference) for c in range(3)])
+    weight = pick([weights[:, c : c + 1] + zero for c in range(3)])
     odds = []
     for c in range(3):
-        e = xp.exp(xp.clip(own[c] - reference, -LARGEST, LARGEST))
-        e = xp.where(is_class[c], xp.zeros_like(e), e)
+        e = xp.where(is_class[c], zero, xp.exp(xp.clip(own[c] - reference, -LARGEST, LARGEST)))
         odds.append(e * three[:, None] if c == 2 else e)
     others = odds[0] + odds[1] + odds[2]
     share = 1.0 / (1.0 + others)
     p = [e * share for e in odds]
     r = [xp.where(is_class[c], -others * share, p[c]) for c in range(3)]
-    residuals = xp.stack([weight * (r[0] - r[1]) * U, weight * (r[0] + r[1] - 2.0 * r[2]) * V], axis=1)
+    residuals = xp.stack([weight * sum(r[c] * side[c] for c in range(3)) for side in basis], axis=1)
     slope = xp.sum(xp.sum(residuals * directions, axis=2), axis=1)
-    turns = classes(directions)
-    base = pick(turns)
-    first = [p[c] * (turns[c] - base) for c in range(3)]
-    mean = first[0] + first[1] + first[2]
-    second = sum(first[c] * (turns[c] - base) for c in range(3)) - mean * mean
-    spread = share * (1.0 - share) + sum(q * (1.0 - q) for q in p)
-    losses = xp.sum(weight * xp.log1p(others), axis=1)
-    return residuals, slope, xp.sum(weight * second, axis=1), losses, xp.sum(weight * spread, axis=1) / (1.0 + three)
+    # Second derivatives by (u, v), from differences to the row's own class so that nothing cancels.
+    turns = []
+    for side in basis:
+        base = pick([side[c] + zero for c in range(3)])
+        turns.append([side[c] - base for c in range(3)])
+    means = [sum(p[c] * turn[c] for c in range(3)) for turn in turns]
+
+    def second(a: int, b: int) -> Any:
+        return weight * (sum(p[c] * turns[a][c] * turns[b][c] for c in range(3)) - means[a] * means[b])
+
+    uu, uv, vv = second(0, 0), second(0, 1), second(1, 1)
+    du, dv = directions[:, 0, :], directions[:, 1, :]
+    curvature = xp.sum(uu * du * du + 2.0 * uv * du * dv + vv * dv * dv, axis=1)
+    curvatures = xp.stack([xp.sum(h, axis=1) for h in (uu, uv, vv, (uu + vv) * norms)], axis=0)
+    return residuals, slope, curvature, xp.sum(weight * xp.log1p(others), axis=1), curvatures
 
 
-def array_search(labels: Any, weights: Any, three: Any, logits: Any, directions: Any, residuals: Any, along: Any,
+def array_search(labels: Any, norms: Any, weights: Any, three: Any, logits: Any, directions: Any, residuals: Any, along: Any,
                  square: Any, slope: Any, penalty: float) -> tuple[Any, Any, Any]:  # fmt: skip
     """Search with array-API operations, on any device (see :class:`Search`)."""
     from array_api_compat import array_namespace, device
@@ -109,17 +119,17 @@ def array_search(labels: Any, weights: Any, three: Any, logits: Any, directions:
     g = logits.shape[0]
     step = xp.ones(g, dtype=logits.dtype, device=device(logits))
     low, high, slope_high = xp.zeros_like(step), xp.zeros_like(step), xp.zeros_like(step)
-    slope_low = slope + xp.zeros_like(step)
-    losses, curvatures = xp.zeros_like(step), xp.zeros_like(step)
+    slope_low, losses = slope + xp.zeros_like(step), xp.zeros_like(step)
+    curvatures = xp.zeros((4, g), dtype=logits.dtype, device=device(logits))
     todo = xp.arange(g, device=device(logits))
-    for _ in range(TRIALS):
+    for trial in range(TRIALS):
         at = logits[todo] + step[todo][:, None, None] * directions[todo]
-        found = _evaluate(xp, labels[todo], weights[todo], three[todo], at, directions[todo])
-        residuals[todo], losses[todo], curvatures[todo] = found[0], found[3], found[4]
+        found = _evaluate(xp, labels[todo], norms, weights[todo], three[todo], at, directions[todo])
+        residuals[todo], losses[todo], curvatures[:, todo] = found[0], found[3], found[4]
         s1 = found[1] + 2.0 * penalty * (along[todo] + step[todo] * square[todo])
         s2 = found[2] + 2.0 * penalty * square[todo]
         more = xp.abs(s1) > ENOUGH * xp.abs(slope[todo])
-        if not xp.any(more):
+        if trial == TRIALS - 1 or not xp.any(more):
             break
         todo, s1, s2 = todo[more], s1[more], s2[more]
         beyond, own = s1 > 0, step[todo]
