@@ -564,12 +564,14 @@ def test_compiled_and_array_line_search_are_the_same(size, turn):
     residuals = _evaluate(np, *double[:6])[0]
     ended = np.abs(double[6] - residuals).max(axis=(1, 2)) < 1e-12
     like = np.abs(found[0] / expected[0] - 1) < 1e-3
+    # Long steps that differ by rounding end at points that differ.
+    moved = np.abs(found[0] - expected[0]) * np.abs(double[5]).max(axis=(1, 2))
+    like &= moved < 1e-2
     assert ended.mean() >= 0.5 and like[ended].mean() >= 0.95
     keep = ended & like
     for a, b in zip(found[:2], expected[:2], strict=True):
         np.testing.assert_allclose(a[keep], b[keep], rtol=1e-3, atol=1e-6)
-    # Steps that agree to a thousandth move long directions by a tenth.
-    np.testing.assert_allclose(found[2][:, keep], expected[2][:, keep], rtol=0.1, atol=1e-4)
+    np.testing.assert_allclose(found[2][:, keep], expected[2][:, keep], rtol=0.02, atol=1e-6)
     rounding = 1e-6 * max(1, size)
     np.testing.assert_allclose(ours[6][keep], double[6][keep], atol=rounding)
     np.testing.assert_allclose(ours[4][keep], double[4][keep], rtol=1e-3, atol=100 * rounding)
