@@ -161,11 +161,8 @@ def fit_path(
         raise InputError(f"rows {z.shape} and labels {labels.shape} do not fit.")
     if not np.isin(np.unique(labels), (-1, 0, 1)).all():
         raise InputError("labels must be -1, 0 or 1.")
-    if (
-        not penalties
-        or not 0 < min(penalties) <= max(penalties) < np.inf
-        or penalties != sorted(penalties, reverse=True)
-    ):
+    positive = bool(penalties) and np.isfinite(penalties).all() and min(penalties) > 0
+    if not positive or penalties != sorted(penalties, reverse=True):
         raise InputError(f"penalties must be positive, finite and in descending order, got {penalties}.")
     if not np.isfinite(z).all():
         raise InputError("rows must be finite.")
