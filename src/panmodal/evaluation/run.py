@@ -20,8 +20,8 @@ from panmodal.evaluation.gene_scores import compile_resampled, compile_totals, t
 from panmodal.evaluation.metrics import METRICS, metrics_for
 from panmodal.evaluation.plan import Plan, make_plan
 from panmodal.evaluation.scores import tidy_scores
-from panmodal.evaluation.store import Store, describe_conflicts, safe_name
-from panmodal.evaluation.trials import Trial
+from panmodal.evaluation.store import Store, safe_name
+from panmodal.evaluation.trials import Trial, describe_conflicts
 from panmodal.evaluation.workspace import lay_out, work_folder
 from panmodal.probes.softmax import check_device
 from panmodal.screens.ceilings import Ceilings

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from panmodal._digest import LENGTH, digest_json
 from panmodal._files import write_text
 from panmodal._version import __version__
-from panmodal.errors import StoreError, some
+from panmodal.errors import StoreError
 from panmodal.evaluation.parquet import META, packed, read_parquet, unpacked, write_parquet
 from panmodal.evaluation.trials import Trial
 
@@ -399,19 +399,3 @@ def _content(predictions: Predictions) -> str:
 def safe_name(text: str) -> str:
     """Make a label usable as a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
-
-
-def describe_conflicts(conflicts: Sequence[tuple[Trial, Trial]]) -> str:
-    """Say which inputs changed between trials that go by the same labels."""
-    reasons: dict[str, list[str]] = {}
-    words = {"responses": "the responses of screen", "split": "the split", "embedding": "the embedding",
-             "probe": "the probe", "rules": "the rules of this version"}  # fmt: skip
-    for old, new in conflicts:
-        for part, word in words.items():
-            # The oracle and the controls are made from the screen; to name them would say the same twice.
-            made = part == "embedding" and new.role != "embedding"
-            if old.depends.get(part) != new.depends.get(part) and not made:
-                label = {"responses": new.screen, "split": new.split, "embedding": new.embedding,
-                         "probe": new.probe, "rules": "panmodal"}[part]  # fmt: skip
-                reasons.setdefault(word, []).append(label)
-    return "; ".join(f"{word} {some(dict.fromkeys(labels), 3)}" for word, labels in reasons.items()) or "the controls"

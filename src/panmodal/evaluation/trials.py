@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from panmodal._digest import digest_json
+from panmodal.errors import some
 
 RULES = {"projection": 1, "train-mean fill": 1, "inner folds": 1}
 """Versions of the rules that every trial depends on; raise one whenever it changes results."""
@@ -79,3 +81,19 @@ def dependencies(
         "responses": responses, "split": split, "fold": fold, "embedding": embedding, "probe": probe,
         "standardise": standardise, "seed": seed, "rules": RULES,
     }  # fmt: skip
+
+
+def describe_conflicts(conflicts: Sequence[tuple[Trial, Trial]]) -> str:
+    """Say which inputs changed between trials that go by the same labels."""
+    reasons: dict[str, list[str]] = {}
+    words = {"responses": "the responses of screen", "split": "the split", "embedding": "the embedding",
+             "probe": "the probe", "rules": "the rules of this version"}  # fmt: skip
+    for old, new in conflicts:
+        for part, word in words.items():
+            # The oracle and the controls are made from the screen; to name them would say the same twice.
+            made = part == "embedding" and new.role != "embedding"
+            if old.depends.get(part) != new.depends.get(part) and not made:
+                label = {"responses": new.screen, "split": new.split, "embedding": new.embedding,
+                         "probe": new.probe, "rules": "panmodal"}[part]  # fmt: skip
+                reasons.setdefault(word, []).append(label)
+    return "; ".join(f"{word} {some(dict.fromkeys(labels), 3)}" for word, labels in reasons.items()) or "the controls"

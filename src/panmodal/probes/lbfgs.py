@@ -120,10 +120,9 @@ def minimise(
     pairs: list[tuple[Any, Any, Any]] = []
     for iteration in range(most + 1):
         f = losses + penalty * dot(w[:, :, :-1], w[:, :, :-1])
-        gap, value = (
-            _to_numpy(_bound(xp, dot(grad[:, :, :-1], grad[:, :, :-1]), grad[:, :, -1], curvatures, penalty)),
-            _to_numpy(f),
-        )
+        inner = grad[:, :, :-1]
+        gap = _to_numpy(_bound(xp, dot(inner, inner), grad[:, :, -1], curvatures, penalty))
+        value = _to_numpy(f)
         allowed = tolerance * np.minimum(value, FAINT * signal[index] / (4.0 * penalty))
         done, gap = gap <= np.maximum(allowed, ROUNDING * value), gap / value
         last = iteration == most or done.all()
