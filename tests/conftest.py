@@ -56,9 +56,9 @@ def make_scores() -> Callable[..., pd.DataFrame]:
                 for fallback in ("filled", "covered", "common"):
                     records.append({
                         **task, "fold": fold, "embedding": embedding, "probe": probe, "role": (role or ["embedding"])[0],
-                        "modality": "toy", "fallback": fallback, "metric": metric, "value": value, "n_test": 10,
-                        "n_covered": share, "hyperparameters": "{}", "trial": f"{embedding}-{probe}-{fold}",
-                        "n_scored": 10, "n_undefined": 0, **labels,
+                        "modality": "toy", "fallback": fallback, "metric": metric, "value": value, "n_test": 100,
+                        "n_covered": 10 * share, "hyperparameters": "{}", "trial": f"{embedding}-{probe}-{fold}",
+                        "n_scored": 100, "n_undefined": 0, **labels,
                     })  # fmt: skip
         return pd.DataFrame(records)
 

@@ -333,6 +333,23 @@ def test_a_run_without_ceilings_keeps_those_there(copy, screen, embeddings, fini
         pd.testing.assert_frame_equal(read(Store(copy)), read(Store(finished.path)), check_exact=True)
 
 
+@pytest.mark.xfail(strict=True, reason="samples lie in the footer, which no checksum covers")
+def test_a_flipped_bit_in_stored_ceilings_is_noticed_or_harmless(copy, finished):
+    """What is noticed counts as absent until the next run; what is not must not change tables."""
+    store, file = Store(copy), sorted((copy / "ceilings").glob("*.parquet"))[1]
+    trials, whole = store.resampled().query("trial != ''"), file.read_bytes()
+    expected_tables = [Store(finished.path).ceilings(), Store(finished.path).resampled()]
+    for place in range(4, len(whole) - 8, len(whole) // 60):
+        raw = bytearray(whole)
+        raw[place] ^= 1
+        file.write_bytes(bytes(raw))
+        store.compile_ceilings(trials)
+        tables = [store.ceilings(), store.resampled()]
+        if len(tables[0]) == len(expected_tables[0]):
+            for found, expected in zip(tables, expected_tables, strict=True):
+                pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
 def test_metrics_may_be_added_later(tmp_path, screen, embeddings, prepared, finished):
     made = Ceilings(ceilings_path(prepared))
     for metrics in (["MCC"], ["F1", "ROC_AUC"]):

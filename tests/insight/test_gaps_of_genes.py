@@ -261,7 +261,6 @@ def test_common_takes_its_own_scores_and_has_no_interval():
         np.testing.assert_allclose(found, [own, floor, top, (own - floor) / (top - floor)], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="n_perturbations of metrics of genes counts all test ids, whatever the fallback")
 def test_common_counts_the_perturbations_in_common():
     tables = Tables()
     assert set(tables.gaps(fallback="common")["n_perturbations"]) == {sum(n - 2 for n in tables.sizes.values())}

@@ -330,3 +330,20 @@ def test_summary_warns_when_a_control_beats_the_floor_in_every_fold(make_scores)
     methods["mine (permuted)", "lasso", "control"] = [0.07, 0.08, -0.01]
     (said,) = summary(leaderboard(make_scores(methods, metric="Pearson_centred"), metric="Pearson_centred"))
     assert "beware" not in said
+
+
+def test_summary_warns_of_few_perturbations(make_scores):
+    scores = make_scores({("none", "train mean", "baseline"): [2.0, 2.0], ("mine", "knn"): [1.0, 1.0]})
+    (said,) = summary(leaderboard(scores))
+    assert "only" not in said and leaderboard(scores)["n_test"].tolist() == [200, 200]
+    (said,) = summary(leaderboard(scores.assign(n_test=12, n_covered=12)))
+    assert said.endswith(
+        "; only 24 perturbations were tested, which cannot tell methods with overlapping intervals apart."
+    )
+
+
+def test_a_metric_that_was_not_computed_is_replaced_by_the_first_there_is(make_scores):
+    scores = make_scores({("none", "train mean", "baseline"): [2.0], ("mine", "knn"): [1.0]}, metric="MAE")
+    assert set(leaderboard(scores)["metric"]) == {"MAE"}
+    with pytest.raises(InputError, match="no scores of metric 'L2'"):
+        leaderboard(scores, metric="L2")

@@ -43,11 +43,15 @@ class LabelComparison:
 
     def __post_init__(self) -> None:
         self.predicted, self.true = np.asarray(self.predicted), np.asarray(self.true)
-        if self.predicted.ndim != 2 or self.predicted.shape != (len(self.true), 2 * self.true.shape[1]):
+        shape = (len(self.true), 2 * self.true.shape[1]) if self.true.ndim == 2 else ()
+        if self.predicted.shape != shape:
             raise InputError(
                 f"probabilities {self.predicted.shape} do not fit labels {self.true.shape}: m x 2t and m x t."
             )
-        self.true = self.true.astype(np.int8)
+        whole = self.true.astype(np.int8)
+        if (whole != self.true).any():
+            raise InputError(f"labels are -1, 0 or 1, but there is {self.true[whole != self.true][0]:g}.")
+        self.true = whole
 
     def part(self, rows: NDArray[np.bool_]) -> LabelComparison:
         """Return the comparison of some perturbations."""

@@ -19,8 +19,8 @@ from panmodal.evaluation.gene_scores import store_gene_scores
 from panmodal.evaluation.metrics import METRICS, Comparison, score_rows
 from panmodal.evaluation.plan import Group
 from panmodal.evaluation.scores import as_row_table
-from panmodal.evaluation.store import Predictions, Store
-from panmodal.evaluation.trials import Trial
+from panmodal.evaluation.store import Store
+from panmodal.evaluation.trials import Predictions, Trial
 from panmodal.evaluation.workspace import ContextData, SourceData, Workspace, close_matrices, open_matrix
 from panmodal.probes.base import get_probe, select
 from panmodal.probes.design import Design, LabelTargets, Targets

@@ -15,8 +15,8 @@ from panmodal.errors import StoreError
 from panmodal.evaluation.class_metrics import LabelComparison, Total, bootstrap_weights, resample, totals
 from panmodal.evaluation.metrics import METRICS, Metric
 from panmodal.evaluation.scores import FOLD_OF_TASK, mark_common
-from panmodal.evaluation.store import Predictions, Store
-from panmodal.evaluation.trials import Trial
+from panmodal.evaluation.store import Store
+from panmodal.evaluation.trials import Predictions, Trial
 
 TOTALS = ["trial", *FOLD_OF_TASK, "fallback", "metric", "value", "n_scored", "n_undefined"]
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,11 @@ from panmodal._files import write_text
 from panmodal._version import __version__
 from panmodal.errors import StoreError
 from panmodal.evaluation.parquet import META, packed, read_parquet, unpacked, write_parquet
-from panmodal.evaluation.trials import Trial
+from panmodal.evaluation.trials import Predictions, Trial
 
 FORMAT = 1
 """Version of the layout of a results folder."""
 MANIFEST = "panmodal.json"
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Stored predictions of one trial.
-
-    Attributes
-    ----------
-    pert_ids, covered
-        Test ids and whether the embedding covered them; uncovered rows hold the train mean.
-    values
-        Predictions, m x t (for classes m x 2t: probabilities of -1, then of +1), float32; None where they were not kept.
-    train_mean
-        What uncovered rows hold: the mean training response (length t), or for classes the shares of -1 and of +1 (2t); float32.
-    record
-        Labels, digest, hyper-parameters, seconds and version.
-    """
-
-    pert_ids: list[str]
-    covered: NDArray[np.bool_]
-    values: NDArray[np.float32] | None
-    train_mean: NDArray[np.float32]
-    record: dict[str, Any]
 
 
 class Store:
@@ -164,7 +140,7 @@ class Store:
                                    "covered": pa.array(predictions.covered)}  # fmt: skip
         if predictions.values is not None:
             columns["prediction"] = packed(predictions.values)
-        record = {**predictions.record, "trial": digest, "content": _content(predictions)}
+        record = {**predictions.record, "trial": digest, "content": predictions.content}
         meta = {META: json.dumps(record, ensure_ascii=False).encode(),
                 b"train_mean": np.asarray(predictions.train_mean, dtype="<f4").tobytes().hex().encode()}  # fmt: skip
         write_parquet(pa.table(columns).replace_schema_metadata(meta), self._trial_path(digest))
@@ -183,7 +159,7 @@ class Store:
         values = unpacked(table, "prediction") if "prediction" in table.column_names else None
         mean = np.frombuffer(bytes.fromhex(table.schema.metadata[b"train_mean"].decode()), dtype="<f4")
         found = Predictions(table["pert_id"].to_pylist(), table["covered"].to_numpy(), values, mean, record)
-        if _content(found) != record.get("content"):
+        if found.content != record.get("content"):
             raise StoreError(
                 f"{self._trial_path(digest)}: damaged (its content has another digest than when it was written)."
             )
@@ -231,10 +207,11 @@ class Store:
         """Store the metrics of each gene of a trial, in the order of the read-outs, and what belongs to all genes together."""
         import pyarrow as pa
 
-        meta = {META: json.dumps({"trial": digest, **about}).encode()}
-        write_parquet(
-            pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(meta), self._genes_path(digest)
-        )
+        record = {"trial": digest, **about}
+        # The footer has no checksum of its own.
+        meta = {META: json.dumps({**record, "content": _text_digest(record)}).encode()}
+        found = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(meta)
+        write_parquet(found, self._genes_path(digest))
 
     def read_genes(self, digest: str) -> tuple[pd.DataFrame, dict[str, Any]] | None:
         """Return the stored metrics of each gene of a trial and their record; None if absent or damaged."""
@@ -242,7 +219,7 @@ class Store:
             table, record = read_parquet(self._genes_path(digest))
         except StoreError:
             return None
-        return table.to_pandas(), record
+        return (table.to_pandas(), record) if record.pop("content", "") == _text_digest(record) else None
 
     def write_common(self, digest: str, record: dict[str, Any]) -> None:
         """Remember the totals of a trial over the ids in common."""
@@ -387,13 +364,9 @@ class Store:
         return read_parquet(path)[0].to_pandas()
 
 
-def _content(predictions: Predictions) -> str:
-    """Digest of what a trial's file holds, so that no damage passes unnoticed and two runs can be compared."""
-    state = hashlib.sha256(json.dumps(predictions.pert_ids).encode())
-    for part in (predictions.covered, predictions.values, predictions.train_mean):
-        if part is not None:
-            state.update(np.ascontiguousarray(part).tobytes())
-    return state.hexdigest()[:LENGTH]
+def _text_digest(record: dict[str, Any]) -> str:
+    """Digest of a record as it is written, NaN included."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:LENGTH]
 
 
 def safe_name(text: str) -> str:

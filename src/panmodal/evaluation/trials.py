@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from panmodal._digest import digest_json
+import numpy as np
+from numpy.typing import NDArray
+
+from panmodal._digest import LENGTH, digest_json
 from panmodal.errors import some
 
 RULES = {"projection": 1, "train-mean fill": 1, "inner folds": 1}
@@ -57,6 +62,38 @@ class Trial:
     def from_record(cls, record: dict[str, Any]) -> Trial:
         """Rebuild a trial from :meth:`to_record`."""
         return cls(**{k: v for k, v in record.items() if k != "trial"})
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Stored predictions of one trial.
+
+    Attributes
+    ----------
+    pert_ids, covered
+        Test ids and whether the embedding covered them; uncovered rows hold the train mean.
+    values
+        Predictions, m x t (for classes m x 2t: probabilities of -1, then of +1), float32; None where they were not kept.
+    train_mean
+        What uncovered rows hold: the mean training response (length t), or for classes the shares of -1 and of +1 (2t); float32.
+    record
+        Labels, digest, hyper-parameters, seconds and version.
+    """
+
+    pert_ids: list[str]
+    covered: NDArray[np.bool_]
+    values: NDArray[np.float32] | None
+    train_mean: NDArray[np.float32]
+    record: dict[str, Any]
+
+    @property
+    def content(self) -> str:
+        """Digest of ids, coverage and numbers, so that no damage passes unnoticed and two runs can be compared."""
+        state = hashlib.sha256(json.dumps(self.pert_ids).encode())
+        for part in (self.covered, self.values, self.train_mean):
+            if part is not None:
+                state.update(np.ascontiguousarray(part).tobytes())
+        return state.hexdigest()[:LENGTH]
 
 
 def dependencies(

@@ -81,19 +81,23 @@ def gap_table(
         if ceilings is not None:
             bounds = ceilings[(ceilings[TASK] == list(task)).all(axis=1)]
         of_task = scores[scores["trial"].isin(trials["trial"]) & (scores[TASK] == list(task)).all(axis=1)]
-        known = {m for m in METRICS if m in own} | set(of_task["metric"])
+        there = set(of_task["metric"])
+        known = {
+            m for m in METRICS if m in there or (task[2] in METRICS[m].kinds and m in own and own[m].notna().any())
+        }
+        folds = own.merge(trials[["trial", "fold", "seed"]].drop_duplicates("trial"), on="trial")
+        n_test = len(folds[["fold", "seed", "pert_id"]].drop_duplicates())
         methods = trials[[*METHOD, "role"]].drop_duplicates().reset_index(drop=True)
         for metric in (m for m in metrics or METRICS if m in known):
             if METRICS[metric].axis == "gene":
-                evidence = _of_genes(
-                    of_task, methods, bounds, resampled if fallback == "filled" else None, metric, fallback
-                )
+                samples = resampled if fallback == "filled" else None
+                evidence = _of_genes(of_task, methods, bounds, samples, metric, fallback, n_test)
             else:
                 evidence = _of_perturbations(task, trials, own, methods, bounds, metric, draws)
             tables.append(_one(task, methods, evidence, metric).assign(metric=metric, fallback=fallback))
     if not tables:
-        there = [m for m in METRICS if m in rows or m in set(scores["metric"])]
-        raise InputError(f"no values of metric {', '.join(metrics or [])}; there are {', '.join(there)}.")
+        known = {m for m in METRICS if m in rows} | set(scores["metric"])
+        raise InputError(f"no values of metric {', '.join(metrics or [])}; there are {', '.join(sorted(known))}.")
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
@@ -144,7 +148,7 @@ def _of_perturbations(task: tuple[str, ...], trials: pd.DataFrame, rows: pd.Data
 
 
 def _of_genes(scores: pd.DataFrame, methods: pd.DataFrame, bounds: pd.DataFrame | None, resampled: pd.DataFrame | None, metric: str,
-              fallback: str) -> _Evidence:  # fmt: skip
+              fallback: str, n_test: int) -> _Evidence:  # fmt: skip
     """Take the scores of folds and their bootstrap samples as they were stored."""
     own = scores[(scores["metric"] == metric) & (scores["fallback"] == fallback)]
     folds = list(
@@ -184,7 +188,6 @@ def _of_genes(scores: pd.DataFrame, methods: pd.DataFrame, bounds: pd.DataFrame 
         ):
             if (fold, seed) in at and name in estimators:
                 limit_draws[at[fold, seed], :, estimators.index(name)] = found
-    n_test = int(own.drop_duplicates(["fold", "seed"])["n_test"].sum())
     return _Evidence(
         _over_folds(values), _over_folds(limits), _over_folds(value_draws), _over_folds(limit_draws), estimators, n_test
     )

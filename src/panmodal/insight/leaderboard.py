@@ -52,6 +52,12 @@ def primary_metric(response: str) -> str:
     return serving[0].name
 
 
+def _first_metric(response: str, there: set[str]) -> str:
+    """Return the primary metric, or the first there is where it was not computed."""
+    primary = primary_metric(response)
+    return next((m.name for m in metrics_for(response) if m.name in there), primary)
+
+
 def ceiling_name(by: str) -> str:
     """Name a ceiling in a sentence."""
     return "the idealised oracle" if by.startswith(f"{ORACLE}, ") else f"the {by.replace('_', ' ')} ceiling"
@@ -128,7 +134,7 @@ def leaderboard(
     boards = []
     for task, own in scores.groupby(TASK, sort=False):
         response = str(task[2])
-        name = metric or primary_metric(response)
+        name = metric or _first_metric(response, set(own["metric"]))
         chosen = own[own["metric"] == name]
         if not chosen.empty:
             board = _one_task(chosen, name, fallback)
