@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from panmodal.errors import StoreError
 
 META = b"panmodal"
 """Key of the record in a file's metadata."""
+CHECK = b"panmodal-sha256"
+"""Key of the digest of the record: Parquet has checksums of pages, but none of the footer where the record lies."""
 
 
 def packed(matrix: NDArray[Any]) -> Any:
@@ -36,6 +39,9 @@ def write_parquet(table: Any, target: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    meta = dict(table.schema.metadata or {})
+    if META in meta:
+        table = table.replace_schema_metadata({**meta, CHECK: hashlib.sha256(meta[META]).hexdigest().encode()})
     # Thousands of small files: no flush for each, since footer and page checksums tell a damaged one from a whole one.
     with atomic_path(target, durable=False) as partial:
         try:
@@ -68,7 +74,11 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> tuple[Any,
         raise StoreError(f"{path}: missing. Run the same command again to compute it.")
     try:
         table = pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
-        record = json.loads((table.schema.metadata or {}).get(META, b"{}"))
+        meta = table.schema.metadata or {}
+        known = META in meta or CHECK in meta
+        if known and meta.get(CHECK) != hashlib.sha256(meta.get(META, b"")).hexdigest().encode():
+            raise ValueError("its record has another digest than when it was written")
+        record = json.loads(meta.get(META, b"{}"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{path}: damaged ({error}). Remove it and run the same command again.") from error
     return table, record

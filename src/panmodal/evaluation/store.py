@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from panmodal._digest import LENGTH, digest_json
+from panmodal._digest import digest_json
 from panmodal._files import write_text
 from panmodal._version import __version__
 from panmodal.errors import StoreError
@@ -207,9 +206,7 @@ class Store:
         """Store the metrics of each gene of a trial, in the order of the read-outs, and what belongs to all genes together."""
         import pyarrow as pa
 
-        record = {"trial": digest, **about}
-        # The footer has no checksum of its own.
-        meta = {META: json.dumps({**record, "content": _text_digest(record)}).encode()}
+        meta = {META: json.dumps({"trial": digest, **about}).encode()}
         found = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(meta)
         write_parquet(found, self._genes_path(digest))
 
@@ -219,7 +216,7 @@ class Store:
             table, record = read_parquet(self._genes_path(digest))
         except StoreError:
             return None
-        return (table.to_pandas(), record) if record.pop("content", "") == _text_digest(record) else None
+        return table.to_pandas(), record
 
     def write_common(self, digest: str, record: dict[str, Any]) -> None:
         """Remember the totals of a trial over the ids in common."""
@@ -362,11 +359,6 @@ class Store:
         if not path.exists():
             raise StoreError(f"{self.path}: no perturbations.parquet. Finish the run, or use panmodal rescore.")
         return read_parquet(path)[0].to_pandas()
-
-
-def _text_digest(record: dict[str, Any]) -> str:
-    """Digest of a record as it is written, NaN included."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:LENGTH]
 
 
 def safe_name(text: str) -> str:
