@@ -19,7 +19,7 @@ from panmodal.errors import StoreError
 from panmodal.evaluation.parquet import META, packed, read_parquet, unpacked, write_parquet
 from panmodal.evaluation.trials import Predictions, Trial
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of a results folder."""
 MANIFEST = "panmodal.json"
 
