@@ -113,15 +113,16 @@ def roc_auc(c: LabelComparison) -> Values:
 
     Undefined for a gene with one class.
     """
-    return _over_classes(c.ranking[0])
+    return defined_mean(c.ranking[0])
 
 
 def average_precision(c: LabelComparison) -> Values:
     """Average precision, sum of (R_k - R_k-1) P_k over thresholds, of each class, mean over the classes in the gene's test truth."""
-    return _over_classes(c.ranking[1])
+    return defined_mean(c.ranking[1])
 
 
-def _over_classes(values: Values) -> Values:
+def defined_mean(values: Values) -> Values:
+    """Mean over the first axis of what is finite; NaN where nothing is."""
     defined = np.isfinite(values)
     n = defined.sum(axis=0)
     return np.where(n > 0, np.where(defined, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
@@ -203,10 +204,7 @@ def _sums(values: Values) -> tuple[Values, Values]:
 def _mean_of_means(sums: Values, counts: Values) -> Any:
     """Mean over genes of each class, then over the classes where there is one (axis 0)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = sums / counts
-    defined = np.isfinite(means)
-    n = defined.sum(axis=0)
-    mean = np.where(n > 0, np.where(defined, means, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
+        mean = defined_mean(sums / counts)
     return float(mean) if mean.ndim == 0 else mean
 
 

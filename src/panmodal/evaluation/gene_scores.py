@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from panmodal._digest import digest_json
 from panmodal.errors import StoreError
-from panmodal.evaluation.class_metrics import LabelComparison, Total, bootstrap_weights, resample, totals
+from panmodal.evaluation.class_metrics import LabelComparison, Total, bootstrap_weights, defined_mean, resample, totals
+from panmodal.evaluation.compare import compare
 from panmodal.evaluation.metrics import METRICS, Metric
 from panmodal.evaluation.scores import FOLD_OF_TASK, mark_common
 from panmodal.evaluation.store import Store
@@ -23,13 +24,7 @@ TOTALS = ["trial", *FOLD_OF_TASK, "fallback", "metric", "value", "n_scored", "n_
 
 def gene_table(comparison: LabelComparison, metrics: Sequence[Metric]) -> pd.DataFrame:
     """One row per gene, one column per metric (NaN where undefined; the mean over classes of metrics given for each)."""
-    table = {}
-    for metric in metrics:
-        values = np.atleast_2d(metric.function(comparison))
-        defined = np.isfinite(values)
-        n = defined.sum(axis=0)
-        table[metric.name] = np.where(n > 0, np.where(defined, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
-    return pd.DataFrame(table)
+    return pd.DataFrame({m.name: defined_mean(np.atleast_2d(m.function(comparison))) for m in metrics})
 
 
 def store_gene_scores(
@@ -118,8 +113,6 @@ def _common(
 
 def trial_comparison(store: Store, trial: Trial, found: Predictions) -> Any:
     """Set a trial's stored predictions beside the stored truth."""
-    from panmodal.evaluation.compare import compare
-
     assert found.values is not None
     ids, values, _ = store.read_responses(trial.depends["responses"])
     where = {i: k for k, i in enumerate(ids)}

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from panmodal.errors import InputError
+from panmodal.evaluation.class_metrics import defined_mean
 from panmodal.evaluation.metrics import METRICS
 from panmodal.evaluation.scores import mark_common
 
@@ -189,7 +190,12 @@ def _of_genes(scores: pd.DataFrame, methods: pd.DataFrame, bounds: pd.DataFrame 
             if (fold, seed) in at and name in estimators:
                 limit_draws[at[fold, seed], :, estimators.index(name)] = found
     return _Evidence(
-        _over_folds(values), _over_folds(limits), _over_folds(value_draws), _over_folds(limit_draws), estimators, n_test
+        defined_mean(values),
+        defined_mean(limits),
+        defined_mean(value_draws),
+        defined_mean(limit_draws),
+        estimators,
+        n_test,
     )
 
 
@@ -234,14 +240,7 @@ def _means(
             defined = np.isfinite(table)
             with np.errstate(invalid="ignore", divide="ignore"):
                 parts[side].append((w @ np.where(defined, table, 0.0)) / (w @ defined))
-    return _over_folds(np.stack(parts[0])), _over_folds(np.stack(parts[1]))
-
-
-def _over_folds(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over folds (first axis) where defined."""
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
+    return defined_mean(np.stack(parts[0])), defined_mean(np.stack(parts[1]))
 
 
 def gap_closed(score: Any, floor: Any, ceiling: Any, higher_is_better: bool) -> Any:
