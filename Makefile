@@ -29,10 +29,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev  ## Speed and memory, side by side with scikit-learn and scanpy (half an hour)
+bench: $(VENV)/.installed-dev  ## Speed and memory, side by side with scikit-learn and scanpy (half an hour; deg_sweep.py needs PyTorch)
 	$(BIN)/python benchmarks/lfc_sweep.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/ceiling.py
+	$(BIN)/python benchmarks/deg_metrics.py
 
 clean:
 	rm -rf $(VENV) panmodal-demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -132,7 +132,7 @@ def fit_path(
     Parameters
     ----------
     z
-        Training rows, n x r. Features of any scale: the solver is preconditioned by their mean squares.
+        Training rows, n x r. Features may differ in scale: the solver is preconditioned by their mean squares.
     labels
         n x genes, in -1, 0, 1.
     penalties
@@ -154,7 +154,8 @@ def fit_path(
     Raises
     ------
     InputError
-        Shapes that do not fit, labels other than -1, 0, 1, or penalties that are not positive and descending.
+        Shapes that do not fit, labels other than -1, 0, 1, rows that are not finite, or penalties that are not positive and
+        descending.
     """
     z, labels, penalties = np.asarray(z, dtype=np.float64), np.asarray(labels), [float(p) for p in penalties]
     if z.ndim != 2 or labels.ndim != 2 or len(z) != len(labels) or not len(z):
@@ -199,7 +200,9 @@ def fit_path(
         for start in starts:
             work(start)
     else:
-        with ThreadPoolExecutor(threads) as pool:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, starts))
     for result in out:
         result.weights[:] /= scale
