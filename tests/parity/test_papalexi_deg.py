@@ -8,6 +8,7 @@ import pytest
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from panmodal import Store, run
 from panmodal.cells.prepare import open_cells, prepare
@@ -32,7 +33,8 @@ def screen():
 
 @pytest.fixture(scope="module")
 def embeddings():
-    return [embedded_embedding(name) for name in ("string-netmf", "go-svd")]
+    with threadpool_limits(limits=1):  # threads that wait for each other are far slower on a busy machine
+        return [embedded_embedding(name) for name in ("string-netmf", "go-svd")]
 
 
 @pytest.fixture(scope="module")
