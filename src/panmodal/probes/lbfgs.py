@@ -104,7 +104,8 @@ def minimise(
     index, finished = np.arange(g), np.zeros(g, bool)
 
     def dot(a: Any, b: Any) -> Any:
-        return xp.sum(xp.sum(a * b, axis=2), axis=1)
+        # For NumPy in one pass without the product in memory.
+        return np.einsum("gij,gij->g", a, b) if isinstance(a, np.ndarray) else xp.sum(xp.sum(a * b, axis=2), axis=1)
 
     def gradient() -> Any:
         k = w.shape[0]
