@@ -49,6 +49,9 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option(help="Screen to write (.h5ad or .zarr).")],
     name: Annotated[str | None, typer.Option(help="Name of the screen; the stem of --out unless given.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Study that the cells are from, such as replogle2022 (repeat).")
+    ] = None,
     pert_col: Annotated[str | None, typer.Option(help="Column of the perturbation. Detected unless given.")] = None,
     control: Annotated[
         list[str] | None, typer.Option(help="Label of control cells (repeat). Detected unless given.")
@@ -120,7 +123,7 @@ def prepare(
     if dry_run:
         return
     with trial_progress("cells") as report:
-        screen = make(opened, name=name or out.stem, memory=memory, n_jobs=jobs, progress=report,
+        screen = make(opened, name=name or out.stem, datasets=dataset or (), memory=memory, n_jobs=jobs, progress=report,
                       say=lambda line: console.print(f"  [dim]· {plain(line)}[/]", highlight=False))  # fmt: skip
     screen.write(out)
     console.print(plain(repr(screen)), highlight=False)

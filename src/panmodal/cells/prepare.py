@@ -246,8 +246,9 @@ def remaining_expression(layout: Layout, block: Block) -> NDArray[np.float64]:
     return out
 
 
-def prepare(cells: Cells, *, name: str | None = None, memory: float = 4.0, n_jobs: int | None = None, chunk_values: int | None = None,
-            progress: Progress | None = None, say: Callable[[str], None] | None = None) -> Screen:  # fmt: skip
+def prepare(cells: Cells, *, name: str | None = None, datasets: Sequence[str] = (), memory: float = 4.0, n_jobs: int | None = None,
+            chunk_values: int | None = None, progress: Progress | None = None,
+            say: Callable[[str], None] | None = None) -> Screen:  # fmt: skip
     """Turn cells into a screen: LFC in ``X``, DEG labels in ``layers['deg']``, facts of each row in ``obs``.
 
     Parameters
@@ -256,6 +257,8 @@ def prepare(cells: Cells, *, name: str | None = None, memory: float = 4.0, n_job
         From :func:`open_cells`.
     name
         Name of the screen; the stem of the first file unless given.
+    datasets
+        Names of the studies that the cells are from (:mod:`panmodal.studies`).
     memory, n_jobs, chunk_values, progress
         As in :func:`panmodal.cells.aggregate.aggregate`.
     say
@@ -325,7 +328,8 @@ def prepare(cells: Cells, *, name: str | None = None, memory: float = 4.0, n_job
     )
     if weak.any():
         adata = adata[~weak].copy()
-    screen = Screen(adata, name or stream.names[0], "lfc", description=_describe(cells), simulated=_simulated(cells))
+    screen = Screen(adata, name or stream.names[0], "lfc", description=_describe(cells), simulated=_simulated(cells),
+                    datasets=tuple(datasets))  # fmt: skip
     screen.provenance = _provenance(cells, digests, empty, weak)
     return screen
 

@@ -321,6 +321,7 @@ def planted_embeddings(truth: SimulatedCells) -> list[Embedding]:
         card = Card(
             name=name, modality="planted latents", id_namespace="simulated", licence="Apache-2.0",
             source="panmodal.cells.simulate", description=f"SIMULATED: {PLANTED[name]}", simulated=True,
+            trained_on=("none",),
         )  # fmt: skip
         made.append(Embedding(tuple(ids), vectors, card))
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -296,6 +297,7 @@ def open_counts(path: str | Path, *, layer: str | None = None, gene_col: str | N
 
 
 def _open_anndata(path: Path, layer: str | None, gene_col: str | None) -> CountSource:
+    from anndata import OldFormatWarning
     from anndata.io import read_elem
 
     try:
@@ -320,7 +322,9 @@ def _open_anndata(path: Path, layer: str | None, gene_col: str | None) -> CountS
                 f"{path}: written by anndata before 0.7, which kept annotation in another way. Write it again: "
                 f"anndata.read_h5ad({path.name!r}).write_h5ad('new.h5ad')."
             )
-        obs, var = read_elem(obs), read_elem(var)
+        with warnings.catch_warnings():  # the layout of 2021 is read without harm
+            warnings.filterwarnings("ignore", category=OldFormatWarning)
+            obs, var = read_elem(obs), read_elem(var)
         matrix = handle[place]
         encoding = str(matrix.attrs.get("encoding-type", matrix.attrs.get("h5sparse_format", "")))
     except InputError:
