@@ -48,6 +48,7 @@ def make_scores() -> Callable[..., pd.DataFrame]:
             "split": "unseen",
             "seed": 42,
             "simulated": False,
+            "seen": "no",
         }
         records = []
         for (embedding, probe, *role), values in methods.items():

@@ -32,7 +32,7 @@ RUN = {
     "embeddings": [
         {"role": "embedding", "digest": "fedcba9876543210", "card": {
             "name": NASTY, "modality": "<m>", "dims": 7, "id_namespace": "symbol", "licence": "CC <0>", "description": "<d>",
-            "simulated": False}},
+            "simulated": False, "trained_on": ["<t>"], "recipe": "<r>"}},
         {"role": "control", "digest": "x", "card": {"name": "must not be listed"}},
     ],
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -19,6 +19,9 @@ from panmodal.screens.embedded import EMBEDDED_SCREENS, embedded_screen
 from panmodal.screens.reading import read_screen
 from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split, make_split, read_split
+
+if TYPE_CHECKING:
+    from panmodal.datasets import Dataset
 
 
 class EmbeddingInput(BaseModel):
@@ -54,7 +57,17 @@ class EmbeddingInput(BaseModel):
         ]
 
     def load(self, allow_pickle: bool = False) -> Embedding:
-        """Read the file, or build the shipped embedding."""
+        """Read the file, or take the shipped or published embedding of that name."""
+        if is_dataset(self.path):
+            from panmodal.datasets import load_embedding
+            from panmodal.datasets.load import find_embedding
+
+            data, entry, _ = find_embedding(self.path)
+            _require_fetched(data, entry.file if entry else data.files[0].path)
+            read = load_embedding(self.path, combine=self.combine)
+            return Embedding(
+                read.ids, read.vectors, read.card.model_copy(update={"name": self.name or read.name}), combine=self.combine
+            )
         if self.path in EMBEDDED and not Path(self.path).exists():
             built = embedded_embedding(self.path)
             card = built.card.model_copy(update={"name": self.name or built.name})
@@ -80,6 +93,8 @@ class RunConfig(BaseModel):
     context: str | None = None
     contexts: tuple[str, ...] | None = None
     drop_controls: bool = False
+    datasets: tuple[str, ...] | None = None
+    match: Literal["auto", "genes", "compounds", "exact"] = "auto"
     splits: str | None = None
     folds: int = Field(default=5, ge=2)
     seed: int = Field(default=42, ge=0)
@@ -106,7 +121,7 @@ class RunConfig(BaseModel):
             return tuple(EmbeddingInput.parse(v) if isinstance(v, str) else v for v in value)
         return value
 
-    @field_validator("context_col", "contexts", "probes", "metrics", mode="before")
+    @field_validator("context_col", "contexts", "datasets", "probes", "metrics", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -123,7 +138,8 @@ class RunConfig(BaseModel):
             self.screen, name=self.name, response=self.response, pert_col=self.pert_col,
             context_col=list(self.context_col) if self.context_col else None, context=self.context,
             contexts=list(self.contexts) if self.contexts else None, drop_controls=self.drop_controls,
-            alpha=self.alpha, min_effect=self.min_effect, missing=self.missing,
+            datasets=self.datasets, alpha=self.alpha, min_effect=self.min_effect, missing=self.missing,
+            tested_only=self.splits == PUBLISHED,
         )  # fmt: skip
 
     def load_ceilings(self, screen: Screen) -> Ceilings | None:
@@ -142,15 +158,54 @@ class RunConfig(BaseModel):
 
     def load_split(self, screen: Screen) -> Split:
         """Read the given folds, or make them."""
+        if self.splits == PUBLISHED and not Path(PUBLISHED).exists():
+            if not is_dataset(self.screen):
+                raise InputError(f"--splits {PUBLISHED}: screen {self.screen!r} is no named data set (panmodal data list).")
+            from panmodal.datasets import split_file
+
+            return split_file(self.screen).split
         if self.splits:
             return read_split(self.splits, unseen=self.unseen)
         return make_split(screen.pert_ids, n_folds=self.folds, seed=self.seed, unseen=self.unseen or "perturbation")
 
 
-def load_screen(path: str, **options: Any) -> Screen:
-    """Read a screen from a file, or take the shipped one of that name (options then do not apply, but ``contexts``)."""
+PUBLISHED = "published"
+"""In place of a split file: the folds published with a named data set."""
+
+
+def is_dataset(text: str) -> bool:
+    """Tell whether a text that is no file begins with the name of a data set: ``NAME``, ``NAME/ENTRY``, ``NAME#KEY``."""
+    if Path(text.partition("#")[0]).exists():
+        return False
+    from panmodal.datasets import datasets
+
+    return text.partition("#")[0].partition("/")[0] in datasets()
+
+
+def _require_fetched(data: Dataset, file: str) -> None:
+    """Refuse to start a download of gigabytes that nobody asked for."""
+    from panmodal.datasets import cached_file
+
+    cached_file(f"{data.name}/{file}")
+
+
+def load_screen(path: str, *, tested_only: bool = False, **options: Any) -> Screen:
+    """Read a screen from a file, or take the shipped one of that name (options then do not apply, but ``contexts``).
+
+    The name of a data set that has been fetched reads its screen; ``tested_only`` then leaves out what is in no published fold.
+    """
+    if is_dataset(path):
+        from panmodal.datasets import load_screen as load_named
+        from panmodal.datasets.load import screen_set
+
+        data = screen_set(path)
+        assert data.screen is not None
+        _require_fetched(data, data.screen.file)
+        given = {k: v for k, v in options.items() if v not in (None, False)}
+        return load_named(path, tested_only=tested_only, **given)
     if path in EMBEDDED_SCREENS and not Path(path).exists():
         screen = embedded_screen(path)
+        screen.datasets = tuple(options.get("datasets") or screen.datasets)
         return screen.select(options["contexts"]) if options.get("contexts") else screen
     return read_screen(path, **options)
 

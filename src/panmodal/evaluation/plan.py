@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from panmodal.embeddings.align import align
 from panmodal.embeddings.controls import (
     IDEALISED,
     PERMUTED_SUFFIX,
@@ -21,6 +22,7 @@ from panmodal.probes.base import Probe, get_probe, probes
 from panmodal.probes.design import MIN_TRAIN
 from panmodal.screens.screen import Screen
 from panmodal.screens.splits import Split, audit
+from panmodal.studies import seen
 
 RESERVED = (BASELINE, RANDOM, IDEALISED)
 
@@ -94,8 +96,12 @@ def make_plan(
     probe_names: Sequence[str] | None = None,
     seed: int = 42,
     permuted: bool = False,
+    match: str = "auto",
 ) -> Plan:
     """Lay out every trial, after all checks that need no fitting.
+
+    Ids of embeddings are matched to those of the screen by name, then by identifier (``match``: ``auto``, ``genes``,
+    ``compounds``; ``exact`` for by name alone); the notes say which.
 
     Raises
     ------
@@ -118,7 +124,10 @@ def make_plan(
                 f"perturbation(s); at least {MIN_TRAIN} and 1 are needed. Leave the context out (--contexts) or use fewer folds."
             )
     sources: list[Source] = [Source(None, "baseline", contexts)]
-    for embedding in embeddings:
+    for given in embeddings:
+        embedding, joined = align(given, ids, match)
+        if joined.resolved or joined.ambiguous:
+            notes.append(f"{embedding.name}: {joined.summary()}")
         notes.append(f"{embedding.name}: {_check_coverage(embedding, screen, sides)}")
         narrow = embedding.restricted(sorted(embedding.coverage(ids).covered))
         sources.append(Source(narrow, "embedding", contexts))
@@ -155,9 +164,16 @@ def _trials(
                 screen=screen.name, context=context, response=screen.response, split=split.name, fold=fold,
                 embedding=embedding.name if embedding else BASELINE, probe=str(identity["name"]), seed=seed,
                 role=source.role, modality=embedding.card.modality if embedding else "baseline",
-                simulated=screen.simulated, depends=depends,
+                simulated=screen.simulated, depends=depends, seen=_seen(source, screen),
             ))  # fmt: skip
     return made
+
+
+def _seen(source: Source, screen: Screen) -> str:
+    """Whether the embedding was trained on the screen's data set; controls and baselines were not."""
+    if source.embedding is None or source.role != "embedding":
+        return "no"
+    return seen(source.embedding.card.trained_on, screen.datasets)
 
 
 def _check_names(embeddings: Sequence[Embedding]) -> None:

@@ -102,6 +102,7 @@ def run(
     about: dict[str, Any] | None = None,
     ceilings: Ceilings | None = None,
     device: str = "cpu",
+    match: str = "auto",
 ) -> Results:
     """Benchmark embeddings on a screen.
 
@@ -137,6 +138,8 @@ def run(
         What the experiment's noise allows (``panmodal ceiling``); scored with the same metrics and kept in the folder.
     device
         Where probes that can use an accelerator compute: ``cpu``, or a torch device such as ``cuda`` (then in one process).
+    match
+        How ids of embeddings that the screen writes otherwise are found: ``auto``, ``genes``, ``compounds`` or ``exact`` (not).
 
     Raises
     ------
@@ -154,7 +157,7 @@ def run(
     if ceilings is not None:
         ceilings.check(screen)
     split = split or make_split(screen.pert_ids, n_folds=folds, seed=seed)
-    plan = make_plan(screen, embeddings, split, probe_names=probes, seed=seed, permuted=permuted)
+    plan = make_plan(screen, embeddings, split, probe_names=probes, seed=seed, permuted=permuted, match=match)
     if on_plan:
         on_plan(plan)
     store = Store(out, create=True)
@@ -246,7 +249,8 @@ def _inputs(plan: Plan) -> dict[str, Any]:
     return {
         "screen": {
             "name": screen.name, "response": screen.response, "description": screen.description,
-            "simulated": screen.simulated, "digests": {c: screen.digest(c) for c in screen.contexts},
+            "simulated": screen.simulated, "datasets": list(screen.datasets),
+            "digests": {c: screen.digest(c) for c in screen.contexts},
         },
         "split": {"name": plan.split.name, "digest": plan.split.digest, "unseen": plan.split.unseen, "seed": plan.split.seed},
         "embeddings": [

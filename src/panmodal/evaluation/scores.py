@@ -16,7 +16,7 @@ every embedding of the task."""
 LABELS = ["screen", "context", "response", "split", "fold", "embedding", "probe", "seed"]
 COLUMNS = [
     *LABELS, "fallback", "metric", "value", "n_test", "n_covered", "hyperparameters", "trial",
-    "role", "modality", "simulated", "n_scored", "n_undefined",
+    "role", "modality", "simulated", "seen", "n_scored", "n_undefined",
 ]  # fmt: skip
 FOLD_OF_TASK = ["screen", "context", "response", "split", "fold"]
 
@@ -43,7 +43,7 @@ def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame, totals: pd.DataFrame |
     rows
         Columns ``trial``, ``pert_id``, ``covered`` and one per metric (NaN where undefined).
     trials
-        One row per trial: :data:`LABELS`, ``trial``, ``role``, ``modality``, ``simulated``, ``hyperparameters``. Two
+        One row per trial: :data:`LABELS`, ``trial``, ``role``, ``modality``, ``simulated``, ``seen``, ``hyperparameters``. Two
         rows may share a trial when the same content goes by two names, in one task or in two.
     totals
         Values of metrics of genes: ``trial``, :data:`FOLD_OF_TASK`, ``fallback``, ``metric``, ``value``, ``n_scored`` and

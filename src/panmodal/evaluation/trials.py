@@ -28,7 +28,8 @@ class Trial:
 
     The first fields are labels for people; ``depends`` holds what the result depends on, and alone makes the digest. The
     role is ``embedding`` (compared and ranked), ``baseline`` (predicts without any embedding), ``control`` (carries no
-    information) or ``oracle`` (has seen the answers).
+    information) or ``oracle`` (has seen the answers). ``seen`` tells whether the embedding was trained on the data set of the
+    screen (``yes``, ``no``, ``unknown``).
     """
 
     screen: str
@@ -43,6 +44,7 @@ class Trial:
     modality: str
     simulated: bool
     depends: dict[str, Any] = field(hash=False)
+    seen: str = "unknown"
 
     @cached_property
     def digest(self) -> str:

@@ -41,7 +41,8 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
         )
     if scores.empty:
         raise InputError("score table: no rows.")
-    return scores
+    # Tables from before embeddings declared what they were trained on.
+    return scores if "seen" in scores else scores.assign(seen="unknown")
 
 
 def primary_metric(response: str) -> str:
@@ -101,9 +102,10 @@ def leaderboard(
     Returns
     -------
     pandas.DataFrame
-        One row per task and method, best first: task columns, ``embedding``, ``probe``, ``role``, ``modality``, ``rank``
-        (embeddings only; ties share the lower rank), ``mean`` and ``sd`` over folds, ``n_folds`` (folds with a score, of all
-        seeds), ``folds_above_floor`` (folds in which it beats that fold's floor), ``gap_closed`` with its 95 % interval
+        One row per task and method, best first: task columns, ``embedding``, ``probe``, ``role``, ``modality``, ``seen`` (whether the
+        embedding was trained on the data set: ``yes``, ``no``, ``unknown``), ``rank`` (embeddings only; ties share the
+        lower rank), ``mean`` and ``sd`` over folds, ``n_folds`` (folds with a score, of all seeds), ``folds_above_floor`` (folds in
+        which it beats that fold's floor), ``gap_closed`` with its 95 % interval
         ``gap_low`` to ``gap_high`` (see :func:`panmodal.insight.gaps.gap_table`), ``floor``, ``ceiling``, ``floor_by`` and
         ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), ``n_test`` (perturbations tested, in
         all folds), and ``filled``, ``covered``, ``common`` (the mean under each rule; ``covered`` is for reading one row, never for
@@ -174,7 +176,7 @@ def _with_gaps(board: pd.DataFrame, gaps: pd.DataFrame, ceiling: str | None) -> 
 
 def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     higher = METRICS[name].higher_is_better
-    keys = [*TASK, *METHOD, "role", "modality", "simulated"]
+    keys = [*TASK, *METHOD, "role", "modality", "simulated", "seen"]
     means = rows.groupby([*keys, "fallback"], sort=False)["value"].mean().unstack("fallback")
     means = means.reindex(columns=list(FALLBACKS))
     used = rows[rows["fallback"] == fallback]
@@ -210,7 +212,7 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     board["rank"] = board["rank"].astype("Int64")
     board = board.sort_values("mean", ascending=not higher, na_position="last", kind="stable")
     columns = [
-        *TASK, *METHOD, "role", "modality", "simulated", "metric", "fallback", "rank", "mean", "sd", "n_folds",
+        *TASK, *METHOD, "role", "modality", "simulated", "seen", "metric", "fallback", "rank", "mean", "sd", "n_folds",
         "folds_above_floor", "gap_closed", "gap_low", "gap_high", "floor", "floor_by", "ceiling", "ceiling_by", "coverage", "n_test",
         "filled", "covered", "common", "n_undefined",
     ]  # fmt: skip
@@ -225,22 +227,24 @@ def overall(board: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         ``screens`` (which it was run on), ``embedding``, ``probe``, ``modality``, ``simulated``, ``tasks`` (number of tasks it
         has a score on), ``mean_rank`` (rank as a share of the methods ranked on the task, 0 best and 1 worst, averaged),
-        ``wins`` (tasks ranked first), ``mean_gap_closed``, ``tasks_above_floor`` (in the mean over folds), ``mean_coverage``.
+        ``wins`` (tasks ranked first), ``mean_gap_closed``, ``tasks_above_floor`` (in the mean over folds), ``tasks_seen`` (tasks of
+        data sets that it was trained on), ``mean_coverage``.
         Methods run on the same screens stand together, best mean rank first; ranks of methods run on different screens do
         not compare. Simulated screens come last.
     """
     ranked = board[board["role"] == "embedding"].copy()
     if ranked.empty:
         return pd.DataFrame(columns=["screens", "embedding", "probe", "modality", "simulated", "tasks", "mean_rank", "wins",
-                                     "mean_gap_closed", "tasks_above_floor", "mean_coverage"])  # fmt: skip
+                                     "mean_gap_closed", "tasks_above_floor", "tasks_seen", "mean_coverage"])  # fmt: skip
     size = ranked.groupby(TASK)["rank"].transform("count")
     ranked["share"] = (ranked["rank"].astype(float) - 1) / (size - 1).where(size > 1, 1)
     ranked["above"] = _above_floor(ranked)
-    ranked["first"] = ranked["rank"] == 1
+    ranked["first"], ranked["trained"] = ranked["rank"] == 1, ranked["seen"] == "yes"
     table = ranked.groupby([*METHOD, "modality", "simulated"], sort=False).agg(
         screens=("screen", lambda s: ", ".join(sorted(set(s)))),
         tasks=("mean", "count"), mean_rank=("share", "mean"), wins=("first", "sum"),
-        mean_gap_closed=("gap_closed", "mean"), tasks_above_floor=("above", "sum"), mean_coverage=("coverage", "mean"),
+        mean_gap_closed=("gap_closed", "mean"), tasks_above_floor=("above", "sum"), tasks_seen=("trained", "sum"),
+        mean_coverage=("coverage", "mean"),
     ).reset_index()  # fmt: skip
     table.insert(0, "screens", table.pop("screens"))
     return table.sort_values(["simulated", "screens", "mean_rank", "mean_gap_closed"], ascending=[True, True, True, False],
@@ -259,6 +263,7 @@ def summary(board: pd.DataFrame) -> list[str]:
         marked = " (simulated data)" if best["simulated"] else ""
         text = f"{task[0]}, {task[1]}{marked}: {best['embedding']} with {best['probe']} comes first by {metric} ({best['mean']:.4g}"
         text += f", floor {best['floor']:.4g} by {best['floor_by']})" if np.isfinite(best["floor"]) else ")"
+        text += _trained(ranked, best)
         above = int(best["folds_above_floor"])
         if np.isfinite(best["floor"]):
             if above == n:
@@ -284,6 +289,21 @@ def summary(board: pd.DataFrame) -> list[str]:
             text += f"; only {best['n_test']} perturbations were tested, which cannot tell methods with overlapping intervals apart"
         sentences.append(text + ".")
     return sentences
+
+
+def _trained(ranked: pd.DataFrame, best: pd.Series) -> str:
+    """Say which embeddings have seen the data set, and which comes first of those that are not known to."""
+    names = list(dict.fromkeys(ranked.loc[ranked["seen"] == "yes", "embedding"]))
+    if not names:
+        return ""
+    if best["seen"] != "yes":
+        return f"; beware: {some(names, 3)} {'was' if len(names) == 1 else 'were'} trained on this data set"
+    text = f"; beware: {best['embedding']} was trained on this data set"
+    others = ranked[ranked["seen"] != "yes"].sort_values("rank", kind="stable")
+    if others.empty:
+        return text + ", as all were"
+    first = others.iloc[0]
+    return text + f"; of the others {first['embedding']} with {first['probe']} comes first ({first['mean']:.4g})"
 
 
 def _fooled(rows: pd.DataFrame, n_folds: int) -> str:

@@ -76,6 +76,7 @@ def render_page(
     )
     environment.filters["number"] = number
     environment.filters["interval"] = interval
+    environment.filters["recipe"] = _recipe
     template = environment.from_string(files("panmodal.insight").joinpath("page.html.j2").read_text(encoding="utf-8"))
     cards, screens, splits = _inputs(runs)
     downloads = [("leaderboard.csv", _data_uri(board)), ("overall.csv", _data_uri(overall(board)))]
@@ -87,6 +88,13 @@ def render_page(
         metrics=[METRICS[m] for m in used], simulated=bool(board["simulated"].any()),
         downloads=downloads, estimators=[ESTIMATORS[e] for e in (ceilings["estimator"].unique() if ceilings is not None else ())],
     )  # fmt: skip
+
+
+def _recipe(recipe: Any) -> str:
+    """Say in a few words how an embedding was made."""
+    if isinstance(recipe, Mapping):
+        return f"panmodal embed {recipe['builder']}, rule {recipe['rule']}"
+    return str(recipe)
 
 
 def _gap_rows(gaps: pd.DataFrame | None, board: pd.DataFrame) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from panmodal.insight.leaderboard import ceiling_name, overall
 if TYPE_CHECKING:
     from rich.table import Table
 
+SEEN = " (trained on this data set)"
+"""Mark of an embedding that has seen the responses it is tested on."""
+
 STYLES = {"embedding": "", "baseline": "dim", "control": "dim", "oracle": "dim italic"}
 NOTE = (
     "gap closed: 0 is the floor (the best baseline without an embedding), 1 the ceiling, not clipped, with a 95 % interval over "
@@ -26,7 +29,19 @@ ORACLE_NOTE = (
 def note_for(board: pd.DataFrame) -> str:
     """Say how to read a leaderboard."""
     oracle = board["ceiling_by"].astype(str).str.startswith(f"{ORACLE}, ").any()
-    return NOTE + (ORACLE_NOTE if oracle else "")
+    return NOTE + (ORACLE_NOTE if oracle else "") + silent_note(board)
+
+
+def silent_note(board: pd.DataFrame) -> str:
+    """Say how many embeddings do not tell whether they have seen a data set; nothing if all do."""
+    ranked = board[board["role"] == "embedding"]
+    silent = ranked.loc[ranked["seen"] == "unknown", "embedding"].nunique()
+    if not silent:
+        return ""
+    return (
+        f" Of {silent} embedding(s) it is not known whether they were trained on a data set here: their cards (trained_on) or the "
+        "screen (--dataset) do not say."
+    )
 
 
 def interval(row: Any) -> str:
@@ -73,6 +88,7 @@ def task_tables(board: pd.DataFrame, limit: int | None = None) -> list[Table]:
         shown = shown.sort_index() if limit is not None else shown
         for row in shown.itertuples():
             note = {"oracle": " (oracle)", "control": " (control)"}.get(row.role, "")
+            note += SEEN if row.seen == "yes" else ""
             between = [interval(row)] if intervals else []
             table.add_row(
                 "" if pd.isna(row.rank) else str(row.rank), escape(f"{row.embedding}{note}"), escape(str(row.probe)),
@@ -107,8 +123,9 @@ def overall_table(board: pd.DataFrame) -> Table:
             table.add_section()  # ranks of methods run on different screens do not compare
         previous = row.screens
         marked = " · simulated" if row.simulated else ""
+        seen = f" (trained on {row.tasks_seen} of the tasks)" if row.tasks_seen else ""
         table.add_row(
-            escape(str(row.embedding)), escape(str(row.probe)), escape(f"{row.modality}{marked}"), str(row.tasks),
+            escape(f"{row.embedding}{seen}"), escape(str(row.probe)), escape(f"{row.modality}{marked}"), str(row.tasks),
             number(row.mean_rank, 2), str(row.wins), number(row.mean_gap_closed), f"{row.tasks_above_floor}/{row.tasks}",
             f"{100 * row.mean_coverage:.0f} %",
         )  # fmt: skip

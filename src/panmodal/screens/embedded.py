@@ -34,6 +34,7 @@ def _depmap() -> Screen:
         frame.to_numpy("float32"), genes, ["121 cell lines"] * len(genes), list(map(str, frame.columns)), name="depmap-fitness",
         response="fitness", description="effect of knocking out a gene on the growth of 121 cell lines (DepMap 25Q2 CRISPR); "
         "the read-outs are cell lines, not genes; 0.8 % of the values were missing and are filled",
+        datasets=("depmap",),
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def read_screen(
     context: str | None = None,
     contexts: Sequence[str] | None = None,
     drop_controls: bool = False,
+    datasets: Sequence[str] | None = None,
     alpha: float = 0.05,
     min_effect: float = 0.0,
     missing: str = "error",
@@ -61,6 +62,8 @@ def read_screen(
         Keep only these contexts.
     drop_controls
         Remove rows that name control cells (they are counted in the notes) instead of refusing them.
+    datasets
+        Names of the studies it is from, for marking embeddings trained on them; those that the file names unless given.
     alpha, min_effect
         Of a table of tests: the largest adjusted p and the smallest absolute effect of a DEG.
     missing
@@ -84,9 +87,11 @@ def read_screen(
     else:
         columns = find_deg_columns(path, pert_col, context_col, response)
         if columns is not None:
-            return read_deg_table(
+            screen = read_deg_table(
                 path, columns, rule, name=name, context=context, contexts=contexts, drop_controls=drop_controls
             )
+            screen.datasets = tuple(datasets or ())
+            return screen
         adata = _table_to_anndata(path, pert_col, context_col, notes)
     own = _own_record(adata)
     kind, description = _response(own, adata, response, where)
@@ -130,6 +135,7 @@ def read_screen(
             simulated=bool(own.get("simulated", False)),
             notes=notes,
             provenance=json.loads(own.get("provenance", "{}")),
+            datasets=tuple(datasets or json.loads(own.get("datasets", "[]"))),
         )
         return screen.select(contexts) if contexts else screen
     except InputError as error:
@@ -240,6 +246,8 @@ def write_screen(screen: Screen, path: str | Path) -> None:
         "description": screen.description,
         "simulated": screen.simulated,
     }
+    if screen.datasets:
+        adata.uns[UNS_KEY]["datasets"] = json.dumps(list(screen.datasets))
     if screen.provenance:
         adata.uns[UNS_KEY]["provenance"] = json.dumps(screen.provenance)
     if suffix(path) == ".h5ad":

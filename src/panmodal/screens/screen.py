@@ -75,6 +75,9 @@ class Screen:
         What was noticed or changed while reading; shown to the user, never silent.
     provenance
         How it was made from raw cells (inputs with digests, options, counts kept and left out); empty if it was not.
+    datasets
+        Names of the studies that it is from (``replogle2022``, ...; see :mod:`panmodal.studies`): embeddings trained on them
+        are marked in the leaderboard. Empty if not known.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class Screen:
     simulated: bool = False
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"screen {self.name!r}"
@@ -140,6 +144,7 @@ class Screen:
         response: str,
         description: str = "",
         simulated: bool = False,
+        datasets: Sequence[str] = (),
     ) -> Screen:
         """Build a screen from a matrix (rows x read-outs) and its labels."""
         import anndata
@@ -152,7 +157,9 @@ class Screen:
         adata = anndata.AnnData(
             np.asarray(values, dtype=np.float32), obs=obs, var=pd.DataFrame(index=[str(r) for r in readouts])
         )
-        return cls(adata, name=name, response=response, description=description, simulated=simulated)
+        return cls(
+            adata, name=name, response=response, description=description, simulated=simulated, datasets=tuple(datasets)
+        )
 
     @property
     def contexts(self) -> list[str]:
@@ -194,9 +201,7 @@ class Screen:
         if unknown:
             raise InputError(f"screen {self.name!r} has no context {some(unknown)}; it has {some(self.contexts, 12)}.")
         kept = self.adata[np.isin(self._contexts, list(contexts))].copy()
-        return Screen(
-            kept, self.name, self.response, self.description, self.simulated, list(self.notes), self.provenance
-        )
+        return self._like(kept, self.response)
 
     def labelled(self) -> Screen:
         """Return the DEG labels that ``panmodal prepare`` keeps beside the fold changes, as a screen of kind ``deg``.
@@ -207,7 +212,20 @@ class Screen:
             There are none.
         """
         adata, _ = take_labels(self.adata, f"screen {self.name!r}")
-        return Screen(adata, self.name, "deg", self.description, self.simulated, list(self.notes), self.provenance)
+        return self._like(adata, "deg")
+
+    def _like(self, adata: AnnData, response: str) -> Screen:
+        """Return other responses with the same description."""
+        return Screen(
+            adata,
+            self.name,
+            response,
+            self.description,
+            self.simulated,
+            list(self.notes),
+            self.provenance,
+            self.datasets,
+        )
 
     def write(self, path: str | Path) -> None:
         """Write the screen as h5ad or zarr, with its kind and description, atomically for h5ad."""
