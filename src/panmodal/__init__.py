@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from panmodal.cells.prepare import PrepareOptions, open_cells, prepare
     from panmodal.cells.simulate import simulate_cells
     from panmodal.embeddings import Card, Embedding, read_embedding
+    from panmodal.embeddings.builders import Builder, Built, builders
+    from panmodal.embeddings.embed import embed, make_embedding, regenerate
     from panmodal.errors import InputError, LeakError, PanmodalError, StoreError
     from panmodal.evaluation.api import run_config, write_leaderboard
     from panmodal.evaluation.config import RunConfig
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 # Loaded on first use, so that importing panmodal is quick.
 _WHERE = {
     "Card": "embeddings", "Embedding": "embeddings", "read_embedding": "embeddings",
+    "Builder": "embeddings.builders", "Built": "embeddings.builders", "builders": "embeddings.builders",
+    "embed": "embeddings.embed", "make_embedding": "embeddings.embed", "regenerate": "embeddings.embed",
     "InputError": "errors", "LeakError": "errors", "PanmodalError": "errors", "StoreError": "errors",
     "run_config": "evaluation.api", "write_leaderboard": "evaluation.api", "RunConfig": "evaluation.config",
     "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.run", "run": "evaluation.run",
@@ -48,10 +52,11 @@ _WHERE = {
 }  # fmt: skip
 
 __all__ = [
-    "METRICS", "Card", "CeilingOptions", "Ceilings", "Embedding", "InputError", "LeakError", "PanmodalError",
+    "METRICS", "Builder", "Built", "Card", "CeilingOptions", "Ceilings", "Embedding", "InputError", "LeakError", "PanmodalError",
     "PrepareOptions", "ProbeCV", "Results", "RunConfig", "Screen", "Split", "Store", "StoreError",
-    "__version__", "gap_table", "leaderboard", "make_ceilings", "make_split", "open_cells", "overall",
-    "prepare", "read_embedding", "read_screen", "read_split", "rescore", "run", "run_config", "simulate_cells",
+    "__version__", "builders", "embed", "gap_table", "leaderboard", "make_ceilings", "make_embedding",
+    "make_split", "open_cells", "overall",
+    "prepare", "read_embedding", "read_screen", "read_split", "regenerate", "rescore", "run", "run_config", "simulate_cells",
     "write_leaderboard",
 ]  # fmt: skip
 

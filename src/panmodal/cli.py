@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from panmodal import cli_cells, cli_results
+from panmodal import cli_cells, cli_data, cli_embed, cli_results
 from panmodal._console import console_for, plain, trial_progress
 from panmodal._version import __version__
 from panmodal.cli_cells import show_facts
@@ -55,6 +55,8 @@ AllowPickle = Annotated[
     bool | None, typer.Option(help="Open .pt and .pkl files, which can run code; only for files that you trust.")
 ]
 cli_cells.register(app)
+cli_embed.register(app)
+cli_data.register(app)
 cli_results.register(app)
 
 
@@ -98,11 +100,14 @@ def _show_plan(console: Console) -> Callable[[Plan], None]:
 @app.command()
 def run(
     screen: Annotated[
-        str | None, typer.Option(help="Screen: h5ad, zarr, csv, tsv, parquet, or the name of a shipped one.")
+        str | None,
+        typer.Option(help="Screen: h5ad, zarr, csv, tsv, parquet, or the name of a shipped one or a fetched data set."),
     ] = None,
     embedding: Annotated[
         list[str] | None,
-        typer.Option(help="Embedding: FILE, NAME=FILE, FILE.h5ad#KEY (#* for all), or a shipped one. Repeat."),
+        typer.Option(
+            help="Embedding: FILE, NAME=FILE, FILE.h5ad#KEY (#* for all), a shipped one or DATASET/NAME. Repeat."
+        ),
     ] = None,
     id_col: IdCol = None,
     out: Annotated[
@@ -118,7 +123,15 @@ def run(
     context: ContextName = None,
     contexts: Annotated[list[str] | None, typer.Option(help="Only these contexts (repeat).")] = None,
     drop_controls: DropControls = None,
-    splits: Annotated[str | None, typer.Option(help="Given folds: csv with pert_id and fold.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Study that the screen is from, such as replogle2022 (repeat).")
+    ] = None,
+    match: Annotated[
+        str | None, typer.Option(help="How ids of embeddings are matched: auto (default), genes, compounds, exact.")
+    ] = None,
+    splits: Annotated[
+        str | None, typer.Option(help="Given folds: csv with pert_id and fold, or 'published' for those of a data set.")
+    ] = None,
     folds: Annotated[int | None, typer.Option(help="Number of folds, 5 unless given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of folds and controls, 42 unless given.")] = None,
     unseen: Annotated[
@@ -160,7 +173,8 @@ def run(
     given = {
         "screen": screen, "embeddings": embedding, "id_col": id_col, "out": out, "name": name, "response": response,
         "pert_col": pert_col, "context_col": context_col, "context": context, "contexts": contexts,
-        "drop_controls": drop_controls, "splits": splits, "folds": folds, "seed": seed, "unseen": unseen,
+        "drop_controls": drop_controls, "datasets": dataset, "match": match,
+        "splits": splits, "folds": folds, "seed": seed, "unseen": unseen,
         "probes": probe, "metrics": metric, "permuted": permuted, "n_jobs": jobs, "overwrite": overwrite,
         "keep_predictions": keep_predictions, "allow_pickle": allow_pickle,
         "ceilings": False if no_ceilings else ceilings, "alpha": alpha, "min_effect": min_effect, "missing": missing,
@@ -233,14 +247,17 @@ def inspect(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="probes, metrics, ceilings, screens, embeddings or all.")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="probes, metrics, ceilings, screens, embeddings, builders or all.")
+    ] = "all",
 ) -> None:
-    """List what there is: probes, metrics, ceilings, shipped screens and embeddings.
+    """List what there is: probes, metrics, ceilings, shipped screens and embeddings, builders of embeddings.
 
     Example: `panmodal list metrics`
     """
     from rich.table import Table
 
+    from panmodal.embeddings.builders import builders
     from panmodal.embeddings.embedded import EMBEDDED
     from panmodal.evaluation.metrics import METRICS
     from panmodal.probes.base import probes
@@ -259,6 +276,9 @@ def list_(
                     [(s.name, s.response, s.description, s.licence) for s in EMBEDDED_SCREENS.values()]),
         "embeddings": (("embedding", "modality", "what", "licence"),
                        [(e.card.name, e.card.modality, e.card.description, e.card.licence) for e in EMBEDDED.values()]),
+        "builders": (("builder", "modality", "what", "needs"),
+                     [(b.name, b.modality, b.description, f"panmodal[{b.extra}]" if b.extra else "")
+                      for b in (builders().values() if what in ("all", "builders") else ())]),
     }  # fmt: skip
     if what != "all" and what not in tables:
         raise InputError(f"nothing to list of {what!r}; give one of {', '.join(tables)} or all.")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from panmodal._tables import require_exists, suffix
+from panmodal.embeddings.align import align
 from panmodal.embeddings.embedded import EMBEDDED
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, PanmodalError, StoreError, some
@@ -102,6 +103,8 @@ def describe_embedding(embedding: Embedding, screen: Screen | None = None) -> Fa
         for field in ("description", "source", "licence", "recipe")
         if (value := getattr(card, field))
     ]
+    facts.append(("trained on", ", ".join(card.trained_on) or "not said"))
+    facts += [("note", note) for note in card.notes]
     if unique < len(vectors):
         facts.append(
             ("note", f"{len(vectors) - unique} id(s) have the same vector as another; nearest neighbours tie there")
@@ -110,6 +113,9 @@ def describe_embedding(embedding: Embedding, screen: Screen | None = None) -> Fa
     if constant:
         facts.append(("note", f"{constant} dimension(s) are constant and carry nothing"))
     if screen is not None:
+        embedding, found = align(embedding, screen.pert_ids)
+        if found.resolved or found.ambiguous:
+            facts.append(("ids matched", found.summary()))
         for context in screen.contexts:
             facts.append((f"coverage of {context}", str(embedding.coverage(screen.ids_in(context)))))
     return facts

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from panmodal._files import read_yaml
 from panmodal._tables import stem
+from panmodal.embeddings.recipe import Recipe
 from panmodal.errors import InputError
 
 CARD_KEY = "panmodal_card"
@@ -19,7 +20,11 @@ CARD_KEY = "panmodal_card"
 
 
 class Card(BaseModel):
-    """What a reader of a leaderboard must know of an embedding. Unknown fields are refused."""
+    """What a reader of a leaderboard must know of an embedding. Unknown fields are refused.
+
+    ``trained_on`` names the data sets whose responses the embedding has seen (``replogle2022``, ...): on screens from them
+    the leaderboard marks it. ``recipe`` is a :class:`~panmodal.embeddings.recipe.Recipe` for what panmodal made, or text.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +38,8 @@ class Card(BaseModel):
     id_namespace: str = "unknown"
     dims: int | None = Field(default=None, ge=1)
     trained_on: tuple[str, ...] = ()
-    recipe: str = ""
+    recipe: Recipe | str = ""
+    notes: tuple[str, ...] = ()
     simulated: bool = False
 
     def to_yaml(self) -> str:
@@ -78,5 +84,5 @@ def read_card(path: Path, embedded: Mapping[str, Any]) -> dict[str, Any]:
             )
         return loaded
     # Loose keys of other people's files: only those that a card knows, as text.
-    known = set(Card.model_fields) - {"name", "dims", "simulated", "trained_on"}
+    known = set(Card.model_fields) - {"name", "dims", "simulated", "trained_on", "notes"}
     return {k: str(embedded[k]) for k in known if isinstance(embedded.get(k), str)}

@@ -2,64 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.resources import files
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
-import pandas as pd
-
-from panmodal.embeddings.annotation import annotation_svd
 from panmodal.embeddings.card import Card
 from panmodal.embeddings.embedding import Embedding
-from panmodal.embeddings.homology import homology_svd
-from panmodal.embeddings.network import netmf
 from panmodal.errors import InputError
+from panmodal.studies import NONE
 
 
 @dataclass(frozen=True)
 class EmbeddedEmbedding:
-    """A named embedding and the function that makes it from a shipped table."""
+    """A named embedding: its builder, the options (shipped tables as ``panmodal:TABLE``) and the fields of its card."""
 
-    card: Card
-    table: str
-    build: Callable[[pd.DataFrame, Card], Embedding]
+    name: str
+    builder: str
+    options: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def card(self) -> Card:
+        """The card as far as it is known before anything is made."""
+        return Card(name=self.name, id_namespace="hgnc_symbol", trained_on=(NONE,), **self.fields)
 
-def _as_is(frame: pd.DataFrame, card: Card) -> Embedding:
-    return Embedding(tuple(map(str, frame.index)), frame.to_numpy("float32"), card)
+    def build(self) -> Embedding:
+        """Make the embedding."""
+        from panmodal.embeddings.embed import embed
+
+        return embed(self.builder, card=self.card.model_dump(exclude_defaults=True), **self.options)
 
 
 EMBEDDED = {
-    entry.card.name: entry
+    entry.name: entry
     for entry in (
         EmbeddedEmbedding(
-            Card(name="string-netmf", modality="network", id_namespace="hgnc_symbol", licence="CC BY 4.0",
-                 source="STRING v12, physical links, score >= 900", url="https://string-db.org",
-                 description="NetMF (window 3, 128 dims) of the STRING physical interaction network",
-                 recipe="panmodal.embeddings.network.netmf(edges, dims=128, window=3)"),
-            "string_physical_900_edges.parquet", netmf,
+            "string-netmf", "netmf", {"edges": "panmodal:string_physical_900_edges.parquet"},
+            {"modality": "network", "licence": "CC BY 4.0", "source": "STRING v12, physical links, score >= 900",
+             "url": "https://string-db.org",
+             "description": "NetMF (window 3, 128 dims) of the STRING physical interaction network"},
         ),
         EmbeddedEmbedding(
-            Card(name="go-svd", modality="annotation", id_namespace="hgnc_symbol", licence="CC BY 4.0",
-                 source="Gene Ontology, biological process", url="https://geneontology.org",
-                 description="truncated SVD (128 dims) of idf-weighted gene x GO biological process terms",
-                 recipe="panmodal.embeddings.annotation.annotation_svd(pairs, dims=128)"),
-            "go_bp_gene_terms.parquet", annotation_svd,
+            "go-svd", "annotation", {"terms": "panmodal:go_bp_gene_terms.parquet"},
+            {"modality": "annotation", "licence": "CC BY 4.0", "source": "Gene Ontology, biological process",
+             "url": "https://geneontology.org",
+             "description": "truncated SVD (128 dims) of idf-weighted gene x GO biological process terms"},
         ),
         EmbeddedEmbedding(
-            Card(name="gene-name-minilm", modality="text", id_namespace="hgnc_symbol", licence="CC0 names, Apache-2.0 model",
-                 source="HGNC gene names through all-MiniLM-L6-v2",
-                 url="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
-                 description="sentence embedding of the HGNC gene name (not of its literature), PCA to 128 dims",
-                 recipe="shipped as a table"),
-            "text_minilm_names_pca128.parquet", _as_is,
+            "gene-name-minilm", "table", {"vectors": "panmodal:text_minilm_names_pca128.parquet"},
+            {"modality": "text", "licence": "CC0 names, Apache-2.0 model",
+             "source": "HGNC gene names through all-MiniLM-L6-v2",
+             "url": "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+             "description": "sentence embedding of the HGNC gene name (not of its literature), PCA to 128 dims"},
         ),
         EmbeddedEmbedding(
-            Card(name="homology-svd", modality="protein", id_namespace="hgnc_symbol", licence="see NOTICE",
-                 source="protein sequence homology (fraction of identical residues)",
-                 description="truncated SVD (128 dims) of the matrix of sequence identities; genes without homolog have none",
-                 recipe="panmodal.embeddings.homology.homology_svd(edges, dims=128)"),
-            "protein_homology_edges.parquet", homology_svd,
+            "homology-svd", "homology", {"edges": "panmodal:protein_homology_edges.parquet"},
+            {"modality": "protein", "licence": "see NOTICE",
+             "source": "protein sequence homology (fraction of identical residues)",
+             "description": "truncated SVD (128 dims) of the matrix of sequence identities; genes without homolog have none"},
         ),
     )
 }  # fmt: skip
@@ -67,10 +68,7 @@ EMBEDDED = {
 
 
 def embedded_embedding(name: str) -> Embedding:
-    """Build a shipped embedding by name."""
+    """Make a shipped embedding by name."""
     if name not in EMBEDDED:
         raise InputError(f"no shipped embedding {name!r}; there are {', '.join(EMBEDDED)}.")
-    entry = EMBEDDED[name]
-    with files("panmodal.data").joinpath(entry.table).open("rb") as stream:
-        frame = pd.read_parquet(stream)
-    return entry.build(frame, entry.card)
+    return EMBEDDED[name].build()
