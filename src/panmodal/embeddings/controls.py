@@ -13,6 +13,7 @@ from panmodal.embeddings.embedding import Embedding
 RANDOM = "random"
 IDEALISED = "idealised"
 PERMUTED_SUFFIX = " (permuted)"
+NOISE_SUFFIX = " (noise)"
 RANDOM_DIMS = 100
 """Dimensions of the random embedding, as in the published benchmark."""
 
@@ -42,6 +43,36 @@ def permuted_embedding(embedding: Embedding, ids: Sequence[str], seed: int) -> E
         }
     )
     return Embedding(tuple(covered), embedding.matrix(covered)[order], card, combine="none")
+
+
+def noise_embedding(embedding: Embedding, seed: int, *, correlated: bool = True) -> Embedding:
+    """Gaussian noise with the mean and covariance of an embedding: same ids, dims and spectrum, no information.
+
+    x = m + z diag(s) V' / sqrt(n - 1) with z standard normal and U diag(s) V' the SVD of the n centred vectors: the columns of x have
+    the sample covariance of the embedding. If not ``correlated``, every column has its own mean and deviation (n - 1) only. A vector
+    depends on the seed and the set of ids and vectors, not on the order of rows.
+    """
+    order = sorted(range(len(embedding.ids)), key=embedding.ids.__getitem__)
+    vectors = embedding.vectors[order].astype(np.float64)
+    n, dims = vectors.shape
+    mean = vectors.mean(axis=0)
+    rng = np.random.default_rng([seed, 2])
+    if correlated:
+        _, s, vt = np.linalg.svd(vectors - mean, full_matrices=False)
+        peak = np.abs(vt).argmax(axis=1)
+        vt *= np.where(vt[np.arange(len(vt)), peak] < 0, -1.0, 1.0)[:, None]
+        drawn = mean + rng.standard_normal((n, len(s))) @ ((s / np.sqrt(max(1, n - 1)))[:, None] * vt)
+    else:
+        drawn = mean + rng.standard_normal((n, dims)) * (vectors.std(axis=0, ddof=1) if n > 1 else np.zeros(dims))
+    what = "mean and covariance" if correlated else "means and deviations"
+    card = embedding.card.model_copy(
+        update={
+            "name": embedding.name + NOISE_SUFFIX,
+            "modality": "control",
+            "description": f"Gaussian noise with the {what} of {embedding.name}, seed {seed}",
+        }
+    )
+    return Embedding(tuple(embedding.ids[i] for i in order), drawn, card, combine=embedding.combine)
 
 
 def idealised_embedding(ids: Sequence[str], responses: NDArray[np.floating], n_components: int = 100) -> Embedding:
