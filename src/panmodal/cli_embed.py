@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from panmodal.embeddings.embed import Made
 
 CARD_FLAGS = {
-    "name": "Name in tables; the builder's unless given.",
+    "name": "Name in tables; the stem of --out unless given.",
     "modality": "Modality, such as protein or text; the builder's unless given.",
     "description": "One line on what it is.",
     "licence": "Licence of the vectors.",
@@ -121,7 +121,7 @@ def _embed(
     builder: Builder, options: dict[str, Any], *, out: Path, report: Path | None, wanted: str | None, id_col: str | None,
     match_as: str | None, card: dict[str, Any],
 ) -> None:  # fmt: skip
-    from panmodal._tables import suffix
+    from panmodal._tables import stem, suffix
     from panmodal.embeddings.embed import make_embedding
     from panmodal.wanted import read_ids
 
@@ -132,7 +132,12 @@ def _embed(
     ids = read_ids(wanted, id_col) if wanted else None
     with trial_progress(builder.name) as progress:
         made = make_embedding(
-            builder.name, ids=ids, match_as=match_as or "auto", card=card, progress=progress, **options
+            builder.name,
+            ids=ids,
+            match_as=match_as or "auto",
+            card={"name": stem(out), **card},
+            progress=progress,
+            **options,
         )
     _write(made, out, report)
 

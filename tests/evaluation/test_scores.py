@@ -12,7 +12,15 @@ IDS = ["A", "B", "C", "D"]
 
 def label(trial, embedding, role="embedding", **other):
     task = {"screen": "s", "context": "c", "response": "lfc", "split": "u", "fold": 0, "seed": 42}
-    about = {"trial": trial, "embedding": embedding, "probe": "knn", "role": role, "modality": "m", "simulated": False, "seen": "no"}
+    about = {
+        "trial": trial,
+        "embedding": embedding,
+        "probe": "knn",
+        "role": role,
+        "modality": "m",
+        "simulated": False,
+        "seen": "no",
+    }
     return task | about | {"hyperparameters": "{}"} | other
 
 

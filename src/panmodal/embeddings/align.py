@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from panmodal.embeddings.embedding import Embedding
 
 if TYPE_CHECKING:
-    from panmodal.identifiers import Match
+    from panmodal.identifiers import CompoundResolver, Match
 
 
-def align(embedding: Embedding, ids: Sequence[str], kind: str = "auto") -> tuple[Embedding, Match]:
+def align(
+    embedding: Embedding, ids: Sequence[str], kind: str = "auto", compounds: CompoundResolver | None = None
+) -> tuple[Embedding, Match]:
     """Give the vectors of an embedding the names that ``ids`` use.
 
     Rows that have the wanted name stay what they are. A wanted id without such a row gets the vector of the row that is the
@@ -26,6 +28,9 @@ def align(embedding: Embedding, ids: Sequence[str], kind: str = "auto") -> tuple
     kind
         ``auto``, ``genes``, ``compounds`` or ``exact``; see :func:`panmodal.identifiers.match_ids`.
 
+    compounds
+        Resolver of the screen's own compounds, if it says their structures or CIDs.
+
     Returns
     -------
     The embedding, with further rows where names differ, and the report of the match.
@@ -37,7 +42,7 @@ def align(embedding: Embedding, ids: Sequence[str], kind: str = "auto") -> tuple
     def identical(a: str, b: str) -> bool:
         return bool((embedding.vectors[row[a]] == embedding.vectors[row[b]]).all())
 
-    found = match_ids(ids, embedding.ids, kind=kind, identical=identical)
+    found = match_ids(ids, embedding.ids, kind=kind, compounds=compounds, identical=identical)
     added = {wanted: there for wanted, there in found.pairs.items() if wanted not in row}
     if not added or not found.resolved:
         return embedding, found

@@ -118,13 +118,13 @@ def make_embedding(
     if ids is not None:
         ids = text_ids(ids, "the wanted id", f"panmodal embed {builder}")
     values, sources = _resolve(record, _check(record, options))
-    given: dict[str, Any] = {"ids": ids, "progress": progress}
+    given: dict[str, Any] = {"ids": ids, "match_as": match_as, "progress": progress}
     built = record.function(**values, **{name: given[name] for name in record.takes})
     names, vectors, found = _choose(built, ids, match_as, builder)
     fields: dict[str, Any] = {
         "name": builder, "modality": record.modality, "description": record.description,
-        "citation": record.citation, "source": ", ".join(dict.fromkeys(s.path for s in sources)), "url": record.url,
-        "id_namespace": record.id_namespace, **built.card,
+        "citation": record.citation, "source": ", ".join(dict.fromkeys(_file_name(s.path) for s in sources)), "url": record.url,
+        "id_namespace": record.id_namespace, "trained_on": record.trained_on, **built.card,
     }  # fmt: skip
     if found is not None and found.resolved:
         fields["id_namespace"] = "as asked for"
@@ -135,7 +135,7 @@ def make_embedding(
     made = Embedding(names, vectors, make_card(fields, f"panmodal embed {builder}"), combine="sum")
     recipe = Recipe(
         builder=record.name, rule=record.version, options=_plain(record, values), sources=sources,
-        models=dict(built.models), selected=found is not None, packages=packages(record.needs), result=made.digest,
+        models=dict(built.models), selected=found is not None, match=match_as, packages=packages(record.needs), result=made.digest,
     )  # fmt: skip
     update = {"recipe": recipe, "notes": (*made.card.notes, *notes)}
     made = Embedding(made.ids, made.vectors, made.card.model_copy(update=update))
@@ -216,6 +216,11 @@ def _choose(
     return tuple(found.pairs), vectors[[row[there] for there in found.pairs.values()]], found
 
 
+def _file_name(path: str) -> str:
+    """Return the name of a file without its folder, or the whole name of a shipped or fetched one."""
+    return path if path.startswith((SHIPPED, "data:")) else Path(path).name
+
+
 def _left_out(left_out: Mapping[str, str]) -> list[str]:
     if not left_out:
         return []
@@ -276,7 +281,7 @@ def regenerate(
             options[name] = tuple(files) if "tuple" in str(option.kind) else files[0]
     fields = embedding.card.model_dump(exclude={"recipe", "notes", "dims"})
     ids = list(embedding.ids) if recipe.selected else None
-    made = make_embedding(recipe.builder, ids=ids, card=fields, progress=progress, **options)
+    made = make_embedding(recipe.builder, ids=ids, match_as=recipe.match, card=fields, progress=progress, **options)
     again = made.embedding.card.recipe
     assert isinstance(again, Recipe)
     other = [name for name, digest in recipe.models.items() if again.models.get(name) != digest]

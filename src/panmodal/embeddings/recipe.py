@@ -49,8 +49,8 @@ class Recipe(BaseModel):
         Files read, with digests.
     models
         Model -> digest of its weights, or its revision.
-    selected
-        Whether the vectors are those of given ids (which are then the ids of the embedding).
+    selected, match
+        Whether the vectors are those of given ids (which are then the ids of the embedding), and how they were matched.
     packages
         Versions of the packages that did the work.
     result
@@ -65,6 +65,7 @@ class Recipe(BaseModel):
     sources: tuple[Source, ...] = ()
     models: dict[str, str] = Field(default_factory=dict)
     selected: bool = False
+    match: str = "auto"
     packages: dict[str, str] = Field(default_factory=dict)
     result: str = ""
 

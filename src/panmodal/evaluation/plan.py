@@ -18,6 +18,8 @@ from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, some
 from panmodal.evaluation.compare import baselines
 from panmodal.evaluation.trials import BASELINE, Trial, dependencies
+from panmodal.identifiers import CompoundResolver, CompoundTable
+from panmodal.identifiers.compound_table import CID_COLUMNS, KEY_COLUMNS, SMILES_COLUMNS
 from panmodal.probes.base import Probe, get_probe, probes
 from panmodal.probes.design import MIN_TRAIN
 from panmodal.screens.screen import Screen
@@ -124,8 +126,13 @@ def make_plan(
                 f"perturbation(s); at least {MIN_TRAIN} and 1 are needed. Leave the context out (--contexts) or use fewer folds."
             )
     sources: list[Source] = [Source(None, "baseline", contexts)]
+    try:
+        compounds = own_compounds(screen)
+    except InputError as error:
+        compounds = None
+        notes.append(f"compounds are matched without what the screen says of them: {error}")
     for given in embeddings:
-        embedding, joined = align(given, ids, match)
+        embedding, joined = align(given, ids, match, compounds)
         if joined.resolved or joined.ambiguous:
             notes.append(f"{embedding.name}: {joined.summary()}")
         notes.append(f"{embedding.name}: {_check_coverage(embedding, screen, sides)}")
@@ -167,6 +174,24 @@ def _trials(
                 simulated=screen.simulated, depends=depends, seen=_seen(source, screen),
             ))  # fmt: skip
     return made
+
+
+def own_compounds(screen: Screen) -> CompoundResolver | None:
+    """Return a resolver of the compounds whose structures or CIDs the screen says; None if it says none.
+
+    Raises
+    ------
+    InputError
+        A CID or InChIKey is not one.
+    """
+    obs = screen.adata.obs
+    columns = [c for c in obs.columns if str(c).lower() in (*CID_COLUMNS, *SMILES_COLUMNS, *KEY_COLUMNS)]
+    if not columns:
+        return None
+    frame = (
+        obs[["pert_id", *[c for c in columns if c != "pert_id"]]].drop_duplicates().rename(columns={"pert_id": "name"})
+    )
+    return CompoundResolver(CompoundTable(frame, f"screen {screen.name!r}"))
 
 
 def _seen(source: Source, screen: Screen) -> str:

@@ -33,6 +33,10 @@ INCHIKEY = re.compile(r"[A-Z]{14}-[A-Z]{8}[SN][A-Z]-[A-Z]")
 CHEMBL_ID = re.compile(r"CHEMBL\d+")
 
 
+GAPS = ("nan", "none", "na", "n/a", "<na>", "null")
+"""How gaps look where a table was turned into text."""
+
+
 class CompoundTable:
     """Compounds with names, CIDs and structures; rows of one structure (salts stripped) are one compound.
 
@@ -204,7 +208,10 @@ def _texts(values: pd.Series) -> list[str]:
 
 def _cells(frame: pd.DataFrame, column: dict[str, Any], names: tuple[str, ...]) -> list[str]:
     head = next((column[n] for n in names if n in column), None)
-    return [""] * len(frame) if head is None else _texts(frame[head])
+    if head is None:
+        return [""] * len(frame)
+    # A gap that was written as text: no CID, structure or key is spelt so.
+    return ["" if cell.lower() in GAPS else cell for cell in _texts(frame[head])]
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from panmodal.errors import InputError, some
 
-GIVEN = ("ids", "progress")
+GIVEN = ("ids", "match_as", "progress")
 """Parameters that a builder may declare and that are handed to it; they are no options of the user."""
 
 Progress = Callable[[int, int], None]
@@ -86,12 +86,14 @@ class Builder:
         One line: what the vectors are.
     function
         Takes keyword options annotated ``Annotated[type, "help"]`` and returns :class:`Built`. An option of type ``Path``
-        (or a tuple of them) is a source. ``ids`` (a sequence of the wanted ids, or None for all) and ``progress`` are
-        handed to it if it declares them.
+        (or a tuple of them) is a source. ``ids`` (a sequence of the wanted ids, or None for all), ``match_as`` (how they are matched)
+        and ``progress`` are handed to it if it declares them.
     example
         Writes a tiny input into a folder and returns the options: the parametrised test of all builders runs it.
     id_namespace
         What its ids are: ``hgnc_symbol``, ``compound name``, ``as in the source``, ...
+    trained_on
+        Studies whose responses every result of it has seen; ``("none",)`` if it cannot have seen any, as structures have not.
     citation, url
         Of the method.
     extra
@@ -108,6 +110,7 @@ class Builder:
     function: Callable[..., Built]
     example: Callable[[Path], dict[str, Any]]
     id_namespace: str = "as in the source"
+    trained_on: tuple[str, ...] = ()
     citation: str = ""
     url: str = ""
     extra: str = ""

@@ -11,6 +11,7 @@ import pandas as pd
 from panmodal.embeddings.builders.base import Builder, Built
 from panmodal.embeddings.homology import homology_vectors, read_homology
 from panmodal.errors import InputError
+from panmodal.studies import NONE
 
 
 def homology(
@@ -56,6 +57,7 @@ BUILDERS = (
         description="truncated SVD of the matrix of sequence identities; ids without homolog have none",
         function=homology,
         example=_example,
+        trained_on=(NONE,),
     ),
 )
 """Records of this module."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from panmodal.embeddings.builders.base import Builder, Built
 from panmodal.embeddings.fasta import sequences_by_id
 from panmodal.errors import InputError, some
+from panmodal.studies import NONE
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 """The 20 standard amino acids, in the order of the dimensions."""
@@ -179,6 +180,7 @@ BUILDERS = (
         description="control: frequencies of words of 1 to 3 residues of the protein",
         function=protein_kmers,
         example=_toy_protein,
+        trained_on=(NONE,),
     ),
     Builder(
         name="protein-length",
@@ -186,6 +188,7 @@ BUILDERS = (
         description="control: logarithm of the length of the protein, nothing else",
         function=protein_length,
         example=_toy_protein,
+        trained_on=(NONE,),
     ),
     Builder(
         name="dna-kmers",
@@ -193,6 +196,7 @@ BUILDERS = (
         description="control: frequencies of words of 1 to 6 bases of a gene's DNA",
         function=dna_kmers,
         example=_toy_dna,
+        trained_on=(NONE,),
     ),
     Builder(
         name="dna-gc",
@@ -200,6 +204,7 @@ BUILDERS = (
         description="control: logarithm of the length and share of G and C of a gene's DNA",
         function=dna_gc,
         example=_toy_dna,
+        trained_on=(NONE,),
     ),
 )
 """Records of this module."""
