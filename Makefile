@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH ?= torch>=2.6
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-extras lint bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "panmodal needs Python 3.11 or newer; give one with PYTHON=...")'
@@ -24,6 +25,10 @@ test: $(VENV)/.installed-dev  ## Lint, types and the whole test suite
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2
 
+test-extras: $(VENV)/.installed-dev  ## What `make test` skips: PyTorch, graph networks, language models (TORCH names the build, such as a CPU one)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' torchmetrics '.[dev,deep,graph,models]'
+	$(BIN)/python -m pytest -q -n 2 tests/embeddings tests/probes tests/evaluation
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -34,6 +39,8 @@ bench: $(VENV)/.installed-dev  ## Speed and memory, side by side with scikit-lea
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/ceiling.py
 	$(BIN)/python benchmarks/deg_metrics.py
+	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/fingerprints.py
 
 clean:
 	rm -rf $(VENV) panmodal-demo build dist .pytest_cache .mypy_cache .ruff_cache

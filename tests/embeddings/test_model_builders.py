@@ -116,7 +116,7 @@ def test_spelling_of_proteins(tmp_path):
     for name, (folder, spaced) in protein_tokenizers(tmp_path).items():
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         assert protein_model.wants_spaces(tokenizer) is spaced, name
-        made = build("protein-model", {"sequences": path, "model": str(folder)})
+        made = build("protein-model", {"fasta": path, "model": str(folder)})
         assert any("with spaces" in note for note in made.notes) is spaced
         letters = "U, Z, O, B, J" if spaced else "J"
         assert any(
@@ -127,31 +127,31 @@ def test_spelling_of_proteins(tmp_path):
         np.testing.assert_array_equal(made.vectors, Encoder.load(str(folder)).encode(texts).vectors)
         if name == "esm":
             np.testing.assert_array_equal(
-                build("protein-model", {"sequences": path, "model": str(folder)}, rare="X").vectors,
+                build("protein-model", {"fasta": path, "model": str(folder)}, rare="X").vectors,
                 Encoder.load(str(folder)).encode({"A": "MKVLAAGGWY", "B": "MXKVX", "C": "MKXV"}).vectors,
             )
-            kept = build("protein-model", {"sequences": path, "model": str(folder)}, rare="keep")
+            kept = build("protein-model", {"fasta": path, "model": str(folder)}, rare="keep")
             assert not any("rare" in note for note in kept.notes) and any("unknown" in note for note in kept.notes)
         if name == "protbert":
             with pytest.raises(InputError, match="does not know 100% of the tokens"):
-                build("protein-model", {"sequences": path, "model": str(folder)}, spelling="plain")
+                build("protein-model", {"fasta": path, "model": str(folder)}, spelling="plain")
 
 
 def test_stop_codons(tmp_path):
     folder = str(tiny.tiny_esm(tmp_path / "esm"))
     path = fasta(tmp_path / "p.fa", {"A": "MKV*", "B": "MK*V"})
-    made = build("protein-model", {"sequences": path, "model": folder})
+    made = build("protein-model", {"fasta": path, "model": folder})
     assert list(made.ids) == ["A"] and "stop codon" in made.left_out["B"]
     np.testing.assert_array_equal(made.vectors, Encoder.load(folder).encode({"A": "MKV"}).vectors)
     with pytest.raises(InputError, match="without stop codon"):
-        build("protein-model", {"sequences": fasta(tmp_path / "q.fa", {"B": "MK*V"}), "model": folder})
+        build("protein-model", {"fasta": fasta(tmp_path / "q.fa", {"B": "MK*V"}), "model": folder})
 
 
 def test_proteins_given_to_a_model_of_dna(tmp_path):
     folder = tiny.tiny_esm(tmp_path / "dna", letters=["".join(w) for w in product("ACGT", repeat=3)])
     path = fasta(tmp_path / "p.fa", {"A": "MKVLAWWYRHE"})
     with pytest.raises(InputError, match="Is it a model of such input"):
-        build("protein-model", {"sequences": path, "model": str(folder)})
+        build("protein-model", {"fasta": path, "model": str(folder)})
 
 
 # DNA
@@ -171,29 +171,29 @@ def test_tokens_of_dna(tmp_path, promoters):
     kmers = tiny.tiny_bert(tmp_path / "dnabert", words=words)
     sizes = {f: dna_model.kmer_size(transformers.AutoTokenizer.from_pretrained(f)) for f in (plain, kmers)}
     assert list(sizes.values()) == [0, 3]
-    made = build("dna-model", {"sequences": path, "model": str(plain)})
+    made = build("dna-model", {"fasta": path, "model": str(plain)})
     assert set(made.left_out) == {"vague"} and "more than 50% of its sequence is N" in made.left_out["vague"]
     row = dict(zip(made.ids, made.vectors, strict=True))
     np.testing.assert_array_equal(row["low"], row["G0"])
     expected = Encoder.load(str(plain)).encode({"c": "ACGTNNACGTACGT"}).vectors[0]
     np.testing.assert_allclose(row["codes"], expected, atol=1e-5)
     assert any("read as N in 1 of 8" in note for note in made.notes)
-    made = build("dna-model", {"sequences": path, "model": str(kmers)})
+    made = build("dna-model", {"fasta": path, "model": str(kmers)})
     assert set(made.left_out) == {"vague", "tiny"} and any("overlapping words of 3" in note for note in made.notes)
     expected = Encoder.load(str(kmers)).encode({"c": dna_model.words(promoters["G1"], 3)}).vectors[0]
     np.testing.assert_allclose(dict(zip(made.ids, made.vectors, strict=True))["G1"], expected, atol=1e-5)
     with pytest.raises(InputError, match="does not know 100%"):
-        build("dna-model", {"sequences": path, "model": str(kmers)}, kmer=0)
+        build("dna-model", {"fasta": path, "model": str(kmers)}, kmer=0)
 
 
 def test_both_strands(tmp_path, promoters):
     assert dna_model.reverse_complement("AACGTN") == "NACGTT"
     folder = str(tiny.tiny_esm(tmp_path / "dna", letters="ACGTN"))
     chosen = {name: promoters[name] for name in ("G0", "G1")}
-    options = {"sequences": fasta(tmp_path / "d.fa", chosen), "model": folder}
+    options = {"fasta": fasta(tmp_path / "d.fa", chosen), "model": folder}
     turned = {name: dna_model.reverse_complement(s) for name, s in chosen.items()}
     one = build("dna-model", options).vectors
-    other = build("dna-model", options, sequences=fasta(tmp_path / "r.fa", turned)).vectors
+    other = build("dna-model", options, fasta=fasta(tmp_path / "r.fa", turned)).vectors
     both = build("dna-model", options, strands="both")
     np.testing.assert_allclose(both.vectors, (one + other) / 2, atol=1e-6)
     assert any("both strands" in note for note in both.notes)
@@ -201,7 +201,7 @@ def test_both_strands(tmp_path, promoters):
 
 @pytest.mark.parametrize("change", [{"kmer": -1}, {"max_unknown": 1.0}, {"max_unknown": -0.1}])
 def test_options_of_dna(tmp_path, promoters, change):
-    options = {"sequences": fasta(tmp_path / "d.fa", promoters), "model": "none/none"}
+    options = {"fasta": fasta(tmp_path / "d.fa", promoters), "model": "none/none"}
     with pytest.raises(InputError, match=next(iter(change))):
         build("dna-model", options, **change)
 

@@ -40,7 +40,7 @@ KMERS = range(3, 9)
 
 def dna_model(
     *,
-    sequences: Annotated[
+    fasta: Annotated[
         Path,
         "FASTA with one window of DNA for each gene, such as 1000 bases around its start of transcription (bedtools "
         "getfasta -s -name cuts them from a genome: strand of the gene, id in the header)",
@@ -78,7 +78,7 @@ def dna_model(
         raise InputError(f"max_unknown is {max_unknown:g}; it must be at least 0 and below 1.")
     if kmer is not None and kmer < 0:
         raise InputError(f"kmer is {kmer}; it must be 0 or more.")
-    found, left_out, told = sequences_by_id(sequences, alphabet="dna", id_field=id_field, pick=pick)
+    found, left_out, told = sequences_by_id(fasta, alphabet="dna", id_field=id_field, pick=pick)
     notes = list(told)
     ambiguous = sum(bool(set(sequence) - set("ACGTN")) for sequence in found.values())
     if ambiguous:
@@ -94,7 +94,7 @@ def dna_model(
     left_out |= dict.fromkeys(sorted(short), f"its sequence is shorter than {size} bases")
     chosen = {name: found[name] for name in select(found, ids) if name not in vague | short}
     if not chosen:
-        raise InputError(f"{sequences}: none of its {len(found)} ids is wanted and has a sequence that can be read.")
+        raise InputError(f"{fasta}: none of its {len(found)} ids is wanted and has a sequence that can be read.")
 
     def encode(turned: bool) -> Built:
         texts = {name: words(reverse_complement(s) if turned else s, size) for name, s in chosen.items()}
@@ -152,7 +152,7 @@ def _example(folder: Path) -> dict[str, Any]:
     path.write_text("\n".join([*lines, ">GENE99", "N" * 120]) + "\n")
     letters = [*("".join(word) for word in product("ACGT", repeat=3)), *"ACGTN"]
     made = tiny_esm(folder / "dna", letters=letters, position_embedding_type="absolute", max_position_embeddings=66)
-    return {"sequences": path, "model": str(made), "strands": "both"}
+    return {"fasta": path, "model": str(made), "strands": "both"}
 
 
 BUILDERS = (

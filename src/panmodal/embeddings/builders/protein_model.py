@@ -38,7 +38,7 @@ Spelling = Literal["auto", "spaced", "plain"]
 
 def protein_model(
     *,
-    sequences: Annotated[Path, "FASTA of proteins, such as a UniProt or Ensembl proteome"],
+    fasta: Annotated[Path, "FASTA of proteins, such as a UniProt or Ensembl proteome"],
     model: Model,
     pooling: Pool = "mean",
     layer: Layer = -1,
@@ -67,12 +67,12 @@ def protein_model(
     progress: Progress | None = None,
 ) -> Built:
     """Encode proteins with a language model (ESM-2, ProtT5, ...); the mean is over residues, without special tokens."""
-    found, left_out, notes = sequences_by_id(sequences, alphabet="protein", id_field=id_field, pick=pick)
+    found, left_out, notes = sequences_by_id(fasta, alphabet="protein", id_field=id_field, pick=pick)
     stopped = [name for name, sequence in found.items() if "*" in sequence]
     left_out |= dict.fromkeys(stopped, "a stop codon (*) stands within its sequence")
     chosen = {name: found[name] for name in select(found, ids) if "*" not in found[name]}
     if not chosen:
-        raise InputError(f"{sequences}: none of its {len(found)} ids is wanted and has a sequence without stop codon.")
+        raise InputError(f"{fasta}: none of its {len(found)} ids is wanted and has a sequence without stop codon.")
     encoder = load(model, device, dtype, revision, trust_remote_code, allow_pickle)
     texts, told = spell(chosen, encoder.tokenizer, spelling, rare)
     return encode_texts(
@@ -122,7 +122,7 @@ def _example(folder: Path) -> dict[str, Any]:
         lines += [f">sp|P{k:05d}|GENE{k}_HUMAN Protein {k} OS=Homo sapiens OX=9606 GN=GENE{k} PE=1 SV=1", sequence]
     path = folder / "proteins.fasta"
     path.write_text("\n".join([*lines, ">sp|P99999|GENE99_HUMAN OS=Homo sapiens GN=GENE99", "MA*CD"]) + "\n")
-    return {"sequences": path, "model": str(tiny_esm(folder / "esm")), "window": 32}
+    return {"fasta": path, "model": str(tiny_esm(folder / "esm")), "window": 32}
 
 
 BUILDERS = (
