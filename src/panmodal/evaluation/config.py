@@ -66,7 +66,10 @@ class EmbeddingInput(BaseModel):
             _require_fetched(data, entry.file if entry else data.files[0].path)
             read = load_embedding(self.path, combine=self.combine)
             return Embedding(
-                read.ids, read.vectors, read.card.model_copy(update={"name": self.name or read.name}), combine=self.combine
+                read.ids,
+                read.vectors,
+                read.card.model_copy(update={"name": self.name or read.name}),
+                combine=self.combine,
             )
         if self.path in EMBEDDED and not Path(self.path).exists():
             built = embedded_embedding(self.path)
@@ -160,7 +163,9 @@ class RunConfig(BaseModel):
         """Read the given folds, or make them."""
         if self.splits == PUBLISHED and not Path(PUBLISHED).exists():
             if not is_dataset(self.screen):
-                raise InputError(f"--splits {PUBLISHED}: screen {self.screen!r} is no named data set (panmodal data list).")
+                raise InputError(
+                    f"--splits {PUBLISHED}: screen {self.screen!r} is no named data set (panmodal data list)."
+                )
             from panmodal.datasets import split_file
 
             return split_file(self.screen).split
