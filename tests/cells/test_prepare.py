@@ -396,6 +396,22 @@ def test_what_remains_of_the_target(tmp_path, seed, rule):
     assert table.isna().groupby("pert_id").all().to_dict() == {p: p in ("G5", "G99", "drug") for p in perts}
 
 
+def test_the_target_is_found_under_another_name_and_told(tmp_path):
+    genes = ["MARCHF1", "TP53", "MYC", "HARS1", "EGFR", "KRAS", "PTEN", "CDK4"]
+    adata = cells(200, genes=8, seed=3, perts=("G0", "G3", "G1"))
+    same = made(stored(adata, tmp_path, "same.h5ad")).adata.obs["target_remaining"].to_numpy()
+    adata.var_names = genes
+    adata.obs["perturbation"] = adata.obs["perturbation"].replace({"G0": "MARCH1", "G3": "HARS", "G1": "TP53"})
+    told = []
+    opened = open_cells([stored(adata, tmp_path)], PrepareOptions(min_cells=1, batch_col="batch", deg="pooled"))
+    screen = prepare(opened, n_jobs=1, say=told.append)
+    assert sorted(screen.adata.obs["target_remaining"]) == pytest.approx(sorted(same))
+    assert (
+        "2 target genes are measured under another name: HARS = HARS1 (previous symbol), MARCH1 = MARCHF1"
+        in " ".join(told)
+    )
+
+
 def test_what_remains_counts_all_genes_in_the_totals(tmp_path):
     adata = cells(200, seed=46, perts=("G1", "G2"))
     screen, linear = made(stored(adata, tmp_path), genes=("G1", "G9")), normalised(adata)[0]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from panmodal.cells.source import BYTES_PER_VALUE, prefetched
 from panmodal.cells.stream import CellStream
 from panmodal.errors import InputError
 from panmodal.perturbation_ids import parts
+
+if TYPE_CHECKING:
+    from panmodal.identifiers import Match
 
 GIB = 2**30
 CHUNK_VALUES = 2**23
@@ -253,17 +257,25 @@ def threads(n_jobs: int | None) -> int:
     return n_jobs or os.cpu_count() or 1
 
 
+def target_match(stream: CellStream, layout: Layout) -> Match:
+    """Find the target genes of the perturbations among the measured genes, under other names too (``MARCH1`` is ``MARCHF1``)."""
+    from panmodal.identifiers import match_ids
+
+    return match_ids(sorted({t for p in layout.pert_ids for t in parts(p)}), list(stream.measured))
+
+
 def _targets(stream: CellStream, layout: Layout) -> tuple[list[NDArray[np.int32]], NDArray[np.int32]]:
     """Slots of the genes of each file that are targets of a perturbation (kept or not), and of each row's targets.
 
     -1: no target; not measured.
     """
     names = [parts(p) for p in layout.pert_ids]
-    every = {t for row in names for t in row}
-    slot = {g: k for k, g in enumerate(g for g in stream.measured if g in every)}
+    found = target_match(stream, layout).pairs
+    hit = set(found.values())
+    slot = {g: k for k, g in enumerate(g for g in stream.measured if g in hit)}
     out = np.full((layout.n_rows, max(len(row) for row in names)), -1, dtype=np.int32)
     for r, row in enumerate(names):
-        out[r, : len(row)] = [slot.get(name, -1) for name in row]
+        out[r, : len(row)] = [slot.get(found.get(name, ""), -1) for name in row]
     return stream.columns_of(list(slot)), out
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from panmodal._console import Progress
 from panmodal._version import __version__
-from panmodal.cells.aggregate import Block, MomentGroups, aggregate, moment_groups, threads
+from panmodal.cells.aggregate import Block, MomentGroups, aggregate, moment_groups, target_match, threads
 from panmodal.cells.columns import Columns, choose_rule, find_columns
 from panmodal.cells.conditions import Layout, lay_out
 from panmodal.cells.deg import ALPHA, MIN_CELLS, MIN_CELLS_PLATE, deg_labels, vote
@@ -299,6 +299,11 @@ def prepare(cells: Cells, *, name: str | None = None, datasets: Sequence[str] = 
         empty, passes, controls = empty + block.empty, passes + 1, block.controls
     assert controls is not None
     hashing.join()
+    if say and (renamed := target_match(stream, layout).resolved):
+        shown = [f"{t} = {gene} ({how})" for t, (gene, how) in renamed.items()]
+        say(
+            f"{len(renamed)} target genes are measured under another name: {', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}"
+        )
     if empty and say:
         say(f"{empty} cells have no count at all; they are kept and count as zeros")
     if passes > 1 and say:
