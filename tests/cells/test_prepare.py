@@ -399,13 +399,17 @@ def test_what_remains_of_the_target(tmp_path, seed, rule):
 def test_the_target_is_found_under_another_name_and_told(tmp_path):
     genes = ["MARCHF1", "TP53", "MYC", "HARS1", "EGFR", "KRAS", "PTEN", "CDK4"]
     adata = cells(200, genes=8, seed=3, perts=("G0", "G3", "G1"))
-    same = made(stored(adata, tmp_path, "same.h5ad")).adata.obs["target_remaining"].to_numpy()
+    names = {"G0": "MARCH1", "G3": "HARS", "G1": "TP53"}
+    same = made(stored(adata, tmp_path, "same.h5ad")).adata.obs.replace({"pert_id": names})
     adata.var_names = genes
-    adata.obs["perturbation"] = adata.obs["perturbation"].replace({"G0": "MARCH1", "G3": "HARS", "G1": "TP53"})
+    adata.obs["perturbation"] = adata.obs["perturbation"].replace(names)
     told = []
     opened = open_cells([stored(adata, tmp_path)], PrepareOptions(min_cells=1, batch_col="batch", deg="pooled"))
     screen = prepare(opened, n_jobs=1, say=told.append)
-    assert sorted(screen.adata.obs["target_remaining"]) == pytest.approx(sorted(same))
+    keys = ["cell_line", "pert_id"]
+    values, expected = (t.set_index(keys)["target_remaining"].sort_index() for t in (screen.adata.obs, same))
+    pd.testing.assert_series_equal(values, expected)
+    assert values.notna().sum() >= 4
     assert (
         "2 target genes are measured under another name: HARS = HARS1 (previous symbol), MARCH1 = MARCHF1"
         in " ".join(told)
