@@ -40,7 +40,9 @@ def run_golden(dataset: str, golden: pd.DataFrame, out: Path) -> pd.DataFrame:
     screen = Screen.read(SHARED / "data" / f"{dataset}.h5ad")
     split = read_split(SHARED / "data" / f"{dataset}.splits.csv")
     embeddings = [Embedding.read(SHARED / "data" / "embeddings" / f"{name}.h5ad") for name in names]
-    return run(screen, embeddings, out, split=split, probes=["knn", "lasso"], metrics=list(RELATIVE), n_jobs=1).scores
+    options = {"probes": ["knn", "lasso"], "metrics": list(RELATIVE), "n_jobs": 1}
+    # The plain run joined ids by name alone.
+    return run(screen, embeddings, out, split=split, match="exact", **options).scores
 
 
 def truly_tied(dataset: str, fold: int, cell_line: str, embedding: str, k: int) -> int:

@@ -41,8 +41,8 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
         )
     if scores.empty:
         raise InputError("score table: no rows.")
-    # Tables from before embeddings declared what they were trained on.
-    return scores if "seen" in scores else scores.assign(seen="unknown")
+    # Tables, or parts of them, from before embeddings declared what they were trained on.
+    return scores.assign(seen=scores["seen"].fillna("unknown") if "seen" in scores else "unknown")
 
 
 def primary_metric(response: str) -> str:
