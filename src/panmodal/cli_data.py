@@ -132,25 +132,11 @@ def _file_row(store: Cache, data: Dataset, file: DataFile) -> tuple[str, str, st
 
 def usage(data: Dataset, cache: Path | None = None) -> list[str]:
     """Return the commands that use a data set."""
-    from panmodal.datasets.cache import Cache
-
-    store = Cache(cache)
     lines = [f"panmodal data fetch {data.name}"]
     if data.screen:
-        how = data.screen
-        path = store.path(data, data.file(how.file))
-        words = ["panmodal", "run", "--screen", str(path), "--response", how.response, "--pert-col", how.pert_col]
-        words += (
-            ["--context-col", how.context_col]
-            if how.context_col
-            else ["--context", str(how.context)]
-            if how.context
-            else []
-        )
-        for study in data.contains:
-            words += ["--dataset", study]
-        words += ["--splits", str(path.with_name(f"{data.name}.splits.csv"))] if how.folds else []
-        lines.append(shlex.join([*words, "--embedding", "EMBEDDING.h5ad", "--out", "results"]))
+        folds = ["--splits", "published"] if data.screen.folds else []
+        words = ["panmodal", "run", "--screen", data.name, *folds, "--embedding", "EMBEDDING.h5ad", "--out", "results"]
+        lines.append(shlex.join(words))
         lines.append(f"from Python: panmodal.datasets.load_screen({data.name!r}), split_file({data.name!r}).split")
     elif data.cells:
         from panmodal.datasets.cells import prepare_command
@@ -158,26 +144,14 @@ def usage(data: Dataset, cache: Path | None = None) -> list[str]:
         lines.append(prepare_command(data, cache=cache, out=f"{data.name.removesuffix('-cells')}.h5ad"))
     elif data.embeddings:
         entry = data.embeddings.entries[0]
-        path = store.path(data, data.file(entry.file))
-        source = f"{path}#{entry.key}" if entry.key else str(path)
         if len(data.files) > 1:
             lines.append(f"panmodal data fetch {data.name} --file {shlex.quote(entry.name)}")
+        full = f"{data.name}/{entry.name}"
         lines.append(
-            shlex.join(
-                [
-                    "panmodal",
-                    "run",
-                    "--screen",
-                    "SCREEN.h5ad",
-                    "--embedding",
-                    f"{entry.name}={source}",
-                    "--out",
-                    "results",
-                ]
-            )
+            shlex.join(["panmodal", "run", "--screen", "SCREEN.h5ad", "--embedding", full, "--out", "results"])
         )
-        lines.append(f"from Python, with its card: panmodal.datasets.load_embedding('{data.name}/{entry.name}')")
-    return lines
+        lines.append(f"from Python: panmodal.datasets.load_embedding({full!r})")
+    return [*lines, *data.use]
 
 
 @data_app.command()

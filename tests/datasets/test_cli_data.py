@@ -1,5 +1,6 @@
 """The command line of named data sets."""
 
+import json
 import shlex
 
 import pytest
@@ -50,7 +51,7 @@ def test_info(data, name):
 def test_info_before_and_after(data, site, hub, published):
     digest = site.put(hub + ESSENTIAL, published["essential"]())
     before = data("info", "essential-lfc")
-    assert "recorded at the first download" in before and "--splits" in before and "--pert-col gene_id" in before
+    assert "recorded at the first download" in before and "--splits published" in before
     data("fetch", "essential-lfc")
     after = data("info", "essential-lfc")
     assert digest[:16] in after and "(first download)" in after
@@ -132,12 +133,52 @@ def test_what_info_says_can_be_run(data, cli, site, hub, published, tmp_path):
     site.put(hub + "gene_embeddings/STRING_network_(D=512).h5ad", published["gene_embedding"](512, n=60))
     data("fetch", "essential-lfc")
     data("fetch", "genbio-gene-embeddings", "--file", "string-network")
-    embedding = data("path", "genbio-gene-embeddings", "--file", "string-network").strip()
     line = next(x for x in data("info", "essential-lfc").splitlines() if x.startswith("panmodal run"))
-    words = [w.replace("EMBEDDING.h5ad", f"net={embedding}") for w in shlex.split(line)[1:-1]]
+    words = [w.replace("EMBEDDING.h5ad", "net=genbio-gene-embeddings/string-network") for w in shlex.split(line)[1:-1]]
     assert "net" in cli(*words, tmp_path / "results", "--probe", "ridge", "-j", 1)
     config = yaml.safe_load((tmp_path / "results" / "config.yaml").read_text())
-    assert config["datasets"] == ["replogle2022", "nadig2024"] and config["splits"].endswith("essential-lfc.splits.csv")
+    assert config["splits"] == "published"
+    (record,) = (json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").glob("*.json"))
+    assert record["screen"]["datasets"] == ["replogle2022", "nadig2024"]
+    (card,) = (e["card"] for e in record["embeddings"] if e["role"] == "embedding")
+    assert card["name"] == "net" and card["trained_on"] == ["STRING"] and card["licence"]
+
+
+def test_names_that_are_not_fetched_say_how(data, site, hub, published, tmp_path):
+    from panmodal.cli import app
+
+    def refused(says, *words):
+        result = CliRunner().invoke(app, list(map(str, words)))
+        assert isinstance(result.exception, PanmodalError) and says in str(result.exception), result.exception
+
+    words = ["run", "--screen", "essential-lfc", "--out", tmp_path / "r", "--embedding"]
+    refused("panmodal data fetch essential-lfc", *words, "go-svd")
+    site.put(hub + ESSENTIAL, published["essential"](n=60, test_split=[k % 5 for k in range(60)]))
+    data("fetch", "essential-lfc")
+    refused("panmodal data fetch genbio-gene-embeddings", *words, "genbio-gene-embeddings/esm2")
+    refused("no embedding 'nix'", *words, "genbio-gene-embeddings/nix")
+    refused("no named data set", "run", "--screen", "depmap-fitness", "--splits", "published", *words[3:], "go-svd")
+    refused(
+        "panmodal data fetch string-links",
+        "embed",
+        "netmf",
+        "--edges",
+        "data:string-links",
+        "--out",
+        tmp_path / "e.h5ad",
+    )
+
+
+def test_commands_of_records_name_options_that_there_are(data):
+    from panmodal.datasets import datasets
+    from panmodal.embeddings.builders import builders
+
+    lines = [shlex.split(line) for record in datasets().values() for line in record.use]
+    assert len(lines) > 5
+    for words in lines:
+        if words[1] == "embed":
+            known = {f"--{o.replace('_', '-')}" for o in builders()[words[2]].options} | {"--ids", "--out"}
+            assert {w for w in words if w.startswith("--")} <= known, words
 
 
 def test_unknown(data):

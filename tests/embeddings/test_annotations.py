@@ -357,3 +357,12 @@ def test_the_builder_gives_the_golden_vectors(shared):
     ours = pd.DataFrame(built.vectors, list(built.ids)).loc[list(golden.obs_names)].to_numpy()
     theirs = golden.X[:, :16]
     np.testing.assert_allclose(ours, theirs * np.sign((ours * theirs).sum(axis=0)), atol=1e-3)
+
+
+def test_a_gmt_alone_in_a_zip(tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "sets.gmt.zip", "w") as archive:
+        archive.writestr("sets.gmt", "S1\tx\tA\tB\nS2\tx\tB\tC\n")
+    read = read_annotations(tmp_path / "sets.gmt.zip")
+    assert set(map(tuple, read.pairs.to_numpy().tolist())) == {("A", "S1"), ("B", "S1"), ("B", "S2"), ("C", "S2")}

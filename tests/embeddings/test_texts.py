@@ -1,12 +1,13 @@
 import gzip
 import json
+import zipfile
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panmodal.embeddings.texts import read_texts
+from panmodal.embeddings.texts import read_lines, read_texts
 
 TEXTS = {"TP53": "Tumour suppressor.", "007": "An agent, not a number.", "SEPT1": 'A "septin"\nof two lines.'}
 
@@ -113,3 +114,15 @@ def test_real_summaries(shared):
     texts, left_out = read_texts(shared / "knowledge" / "ncbi_gene_summaries.json.gz")
     assert (len(texts), left_out) == (1915, {})
     assert "KLHL17" in texts["KLHL17"]
+
+
+def test_lines_of_a_zip_of_one_file(tmp_path, refuses):
+    with zipfile.ZipFile(tmp_path / "one.txt.zip", "w") as archive:
+        archive.writestr("one.txt", "a\r\nb")
+    assert list(read_lines(tmp_path / "one.txt.zip")) == ["a", "b"]
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("one.txt", "a")
+        archive.writestr("two.txt", "b")
+    refuses(["'one.txt', 'two.txt'", "unpack it"], list, read_lines(tmp_path / "two.zip"))
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "two.zip").read_bytes()[:40])
+    refuses(["cut.zip", "Is it complete?"], list, read_lines(tmp_path / "cut.zip"))

@@ -230,6 +230,8 @@ class Dataset(Model):
         How to get the files by hand, beyond opening their addresses.
     notes
         What a user should know.
+    use
+        Command lines that use it, for knowledge that embeddings are built from.
     """
 
     name: str
@@ -250,6 +252,7 @@ class Dataset(Model):
     embeddings: EmbeddingsHow | None = None
     manual: str = ""
     notes: tuple[str, ...] = ()
+    use: tuple[str, ...] = ()
 
     @field_validator("name")
     @classmethod

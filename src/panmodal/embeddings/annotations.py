@@ -85,7 +85,7 @@ def read_annotations(
         - ``NCBI2Reactome.txt`` and the like: gene, pathway, URL, name, evidence, species, without header;
         - ``.csv``, ``.tsv``, ``.txt``, ``.parquet``: a row for each pair, or for each term with its genes separated by ``|``.
 
-        All but Parquet may be gzipped.
+        All but Parquet may be gzipped; a ``.gaf`` or ``.gmt`` may be alone in a ``.zip``.
     format
         ``gaf``, ``gmt``, ``reactome``, ``table``, or ``auto``: by the suffix.
     aspect
@@ -162,7 +162,7 @@ def _counted(left: Counter[str]) -> str:
 
 
 def _format(path: Path) -> str:
-    kind = suffix(path)
+    kind = suffix(path.with_suffix("") if path.suffix.lower() == ".zip" else path)
     if kind in (".gaf", ".gmt"):
         return kind[1:]
     if kind not in (*TEXT_SUFFIXES, ".parquet"):

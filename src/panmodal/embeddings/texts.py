@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
-    r"""Yield the lines of a UTF-8 text file, plain or gzipped, without their ends (``\n``, ``\r\n`` or ``\r``).
+    r"""Yield lines of a UTF-8 text file, plain, gzipped or alone in a zip archive, without their ends (``\n``, ``\r\n`` or ``\r``).
 
     Raises
     ------
@@ -34,13 +36,23 @@ def read_lines(path: str | Path) -> Iterator[str]:
     try:
         with path.open("rb") as probe:
             packed = probe.read(2) == GZIP_MAGIC
+        if path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                if len(archive.namelist()) != 1:
+                    raise InputError(
+                        f"{path}: holds {some(archive.namelist())}; unpack it and give the one that is meant."
+                    )
+                with archive.open(archive.namelist()[0]) as inner:
+                    for line in io.TextIOWrapper(inner, encoding="utf-8-sig"):
+                        yield line.rstrip("\n")
+            return
         opened: Any = gzip.open if packed else open
         with opened(path, "rt", encoding="utf-8-sig") as stream:
             for line in stream:
                 yield line.rstrip("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error}).") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read ({error}). Is it complete?") from error
 
 
