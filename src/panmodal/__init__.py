@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from panmodal.evaluation.metrics import METRICS
     from panmodal.evaluation.run import Results, rescore, run
     from panmodal.evaluation.store import Store
+    from panmodal.identifiers import CompoundResolver, GeneResolver, match_ids
     from panmodal.insight.gaps import gap_table
     from panmodal.insight.leaderboard import leaderboard, overall
     from panmodal.probes import ProbeCV
@@ -41,6 +42,7 @@ _WHERE = {
     "Card": "embeddings", "Embedding": "embeddings", "read_embedding": "embeddings",
     "Builder": "embeddings.builders", "Built": "embeddings.builders", "builders": "embeddings.builders",
     "embed": "embeddings.embed", "make_embedding": "embeddings.embed", "regenerate": "embeddings.embed",
+    "CompoundResolver": "identifiers", "GeneResolver": "identifiers", "match_ids": "identifiers",
     "InputError": "errors", "LeakError": "errors", "PanmodalError": "errors", "StoreError": "errors",
     "run_config": "evaluation.api", "write_leaderboard": "evaluation.api", "RunConfig": "evaluation.config",
     "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.run", "run": "evaluation.run",
@@ -52,10 +54,11 @@ _WHERE = {
 }  # fmt: skip
 
 __all__ = [
-    "METRICS", "Builder", "Built", "Card", "CeilingOptions", "Ceilings", "Embedding", "InputError", "LeakError", "PanmodalError",
+    "METRICS", "Builder", "Built", "Card", "CeilingOptions", "Ceilings", "CompoundResolver", "Embedding", "GeneResolver",
+    "InputError", "LeakError", "PanmodalError",
     "PrepareOptions", "ProbeCV", "Results", "RunConfig", "Screen", "Split", "Store", "StoreError",
     "__version__", "builders", "embed", "gap_table", "leaderboard", "make_ceilings", "make_embedding",
-    "make_split", "open_cells", "overall",
+    "make_split", "match_ids", "open_cells", "overall",
     "prepare", "read_embedding", "read_screen", "read_split", "regenerate", "rescore", "run", "run_config", "simulate_cells",
     "write_leaderboard",
 ]  # fmt: skip

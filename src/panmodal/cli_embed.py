@@ -1,4 +1,4 @@
-"""The command line of builders: embed NAME (one command for each builder) and regenerate."""
+"""The command line of builders: embed NAME (one command for each builder), regenerate, and resolve."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
 
     app.add_typer(embed, name="embed")
     app.command()(regenerate)
+    app.command()(resolve)
 
 
 def _command(builder: Builder) -> Any:
@@ -196,3 +197,40 @@ def regenerate(
     if out is not None:
         new.write(out)
         console.print(f"Wrote {out}", highlight=False, soft_wrap=True)
+
+
+def resolve(
+    file: Annotated[Path, typer.Argument(help="Ids: a screen, an embedding, a table, or a .txt with one in a line.")],
+    ids_col: Annotated[str | None, typer.Option(help="Column of the ids; detected unless given.")] = None,
+    kind: Annotated[str, typer.Option(help="genes or compounds.")] = "genes",
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table to look ids up in (hgnc_complete_set.txt, compounds.csv); the shipped one unless given."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write what became of every id (csv).")] = None,
+) -> None:
+    """Tell which gene or compound each id means: mapped, ambiguous, not found or refused, and why.
+
+    Example: `panmodal resolve screen.h5ad --out ids.csv`
+    """
+    from panmodal._files import write_text
+    from panmodal._tables import suffix
+    from panmodal.identifiers import CompoundResolver, GeneResolver
+    from panmodal.perturbation_ids import parts
+    from panmodal.wanted import read_ids
+
+    if kind not in ("genes", "compounds"):
+        raise InputError(f"--kind {kind}: want genes or compounds.")
+    if out is not None and suffix(out) != ".csv":
+        raise InputError(f"{out}: the report is written as csv.")
+    resolver = GeneResolver(table) if kind == "genes" else CompoundResolver(table)
+    found = resolver.resolve(list(dict.fromkeys(p for i in read_ids(file, ids_col) for p in parts(i))))
+    console = console_for()
+    console.print(plain(found.summary()), highlight=False, soft_wrap=True)
+    for what, ids in list(found.duplicates().items())[:10]:
+        console.print(plain(f"  {what}: {', '.join(ids)} are the same"), highlight=False, soft_wrap=True)
+    if out is not None:
+        write_text(out, found.frame().to_csv(index=False))
+        console.print(f"Wrote {out}: what became of every id", highlight=False, soft_wrap=True)

@@ -207,3 +207,20 @@ def test_mistakes_are_named(arguments, says):
     ran = invoke(*arguments)
     assert ran.exit_code != 0
     assert says in f"{ran.output}{ran.exception}"
+
+
+def test_the_command_line_resolves(tmp_path):
+    (tmp_path / "ids.txt").write_text("TP53\nMARCH1\n1-Mar\nTrp53\nENSG00000141510.17+MYC\nNOPE1\n")
+    ran = invoke("resolve", tmp_path / "ids.txt", "--out", tmp_path / "r.csv")
+    assert ran.exit_code == 0, ran.output
+    told = pd.read_csv(tmp_path / "r.csv").set_index("id")
+    assert told["status"].to_dict() == {
+        "TP53": "mapped", "MARCH1": "mapped", "1-Mar": "ambiguous", "Trp53": "refused", "ENSG00000141510.17": "mapped",
+        "MYC": "mapped", "NOPE1": "not found",
+    }  # fmt: skip
+    assert "are the same" in ran.output
+    for words, says in (
+        (["resolve", tmp_path / "ids.txt", "--kind", "cells"], "want genes or compounds"),
+        (["resolve", tmp_path / "ids.txt", "--out", "r.xlsx"], "written as csv"),
+    ):
+        assert says in str(invoke(*words).exception)
