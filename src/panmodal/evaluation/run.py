@@ -167,6 +167,9 @@ def run(
     for context in screen.contexts:
         ids, values = screen.responses(context)
         store.write_responses(screen.digest(context), ids, values, readouts)
+    for source in plan.sources:
+        if source.embedding is not None and source.role in ("embedding", "control"):
+            store.write_vectors(source.embedding.digest, source.embedding.ids, source.embedding.vectors)
     inputs = _inputs(plan) | ({"ceilings": str(ceilings.path.resolve())} if ceilings else {})
     store.save_run(plan.trials, {**(about or {}), **inputs})
     # Processes would each hold their own copy of the accelerator's library.

@@ -248,6 +248,27 @@ class Store:
         table, record = read_parquet(self.path / "responses" / f"{digest}.parquet")
         return table["pert_id"].to_pylist(), unpacked(table, "response"), list(record["readouts"])
 
+    def write_vectors(self, digest: str, ids: Sequence[str], values: NDArray[Any]) -> None:
+        """Keep the vectors of an embedding for the ids of a screen, so that what was compared can be looked at later."""
+        import pyarrow as pa
+
+        path = self.path / "embeddings" / f"{digest}.parquet"
+        if not path.exists():
+            table = pa.table(
+                {"pert_id": pa.array(list(ids), pa.string()), "vector": packed(np.asarray(values, np.float32))}
+            )
+            write_parquet(table.replace_schema_metadata({META: json.dumps({}).encode()}), path)
+
+    def read_vectors(self, digest: str) -> tuple[list[str], NDArray[np.float32]]:
+        """Return ids and vectors (ids x dims, float32) of an embedding, by its digest in the record of the run."""
+        path = self.path / "embeddings" / f"{digest}.parquet"
+        if not path.exists():
+            raise StoreError(
+                f"{self.path}: the vectors of embedding {digest} were not kept; give the run again to keep them."
+            )
+        table, _ = read_parquet(path)
+        return table["pert_id"].to_pylist(), unpacked(table, "vector")
+
     # --- ceilings ----------------------------------------------------------------------------------------------------
 
     def _ceilings_path(self, labels: Sequence[Any]) -> Path:
@@ -335,6 +356,10 @@ class Store:
         )
 
     # --- tables ------------------------------------------------------------------------------------------------------
+
+    def quality(self) -> pd.DataFrame | None:
+        """Return facts of each perturbation that come with ceilings (``quality.parquet``), if there are any."""
+        return self._read_or_none("quality")
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Write ``name.parquet`` at the top of the folder."""
