@@ -41,6 +41,7 @@ bench: $(VENV)/.installed-dev  ## Speed and memory, side by side with scikit-lea
 	$(BIN)/python benchmarks/deg_metrics.py
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/fingerprints.py
+	$(BIN)/python benchmarks/leaderboard.py
 
 clean:
 	rm -rf $(VENV) panmodal-demo build dist .pytest_cache .mypy_cache .ruff_cache

@@ -49,6 +49,6 @@ def read_evidence(path: str | Path) -> Evidence:
         return Vectors(tuple(ids), values, entry["card"])
 
     return Evidence(
-        store.scores(), store.perturbations(), store.ceilings(), store.resampled(), store.quality(), runs, truth, predictions,
+        store.scores(), store.rows(), store.ceilings(), store.resampled(), store.quality(), runs, truth, predictions,
         embedding,
     )  # fmt: skip

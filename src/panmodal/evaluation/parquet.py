@@ -82,3 +82,18 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> tuple[Any,
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{path}: damaged ({error}). Remove it and run the same command again.") from error
     return table, record
+
+
+def write_rows_of(path: Path, ids: Sequence[str], column: str, values: NDArray[Any], record: dict[str, Any]) -> None:
+    """Write a matrix (ids x columns, single precision) with the ids of its rows, unless the file is there."""
+    import pyarrow as pa
+
+    if not path.exists():
+        table = pa.table({"pert_id": pa.array(list(ids), pa.string()), column: packed(values)})
+        write_parquet(table.replace_schema_metadata({META: json.dumps(record).encode()}), path)
+
+
+def read_rows_of(path: Path, column: str) -> tuple[list[str], NDArray[np.float32], dict[str, Any]]:
+    """Return ids, matrix and record of :func:`write_rows_of`."""
+    table, record = read_parquet(path)
+    return table["pert_id"].to_pylist(), unpacked(table, column), record

@@ -301,7 +301,7 @@ def compile_scores(store: Store) -> pd.DataFrame:
     rows, trials = pd.concat(frames, ignore_index=True), pd.DataFrame(labels)
     scores = tidy_scores(rows, trials, compile_totals(store, trials, rows, about, done))
     scores = scores.merge(pd.DataFrame(available, columns=["trial", "metric"]), on=["trial", "metric"])
-    store.write_table("perturbations", rows)
+    store.write_perturbations(rows, trials)
     store.compile_ceilings(compile_resampled(trials, about))
     store.write_table("scores", scores)
     return scores

@@ -28,7 +28,12 @@ def mark_common(rows: pd.DataFrame, trials: pd.DataFrame, key: str = "trial") ->
     """
     ranked = trials.loc[trials["role"] == "embedding", [key, *FOLD_OF_TASK]].drop_duplicates()
     covered = rows[[key, "pert_id", "covered"]].merge(ranked, on=key)
-    everywhere = covered.groupby([*FOLD_OF_TASK, "pert_id"], sort=False)["covered"].all().rename("common").reset_index()
+    everywhere = (
+        covered.groupby([*FOLD_OF_TASK, "pert_id"], sort=False, observed=True)["covered"]
+        .all()
+        .rename("common")
+        .reset_index()
+    )
     keyed = rows[[key, "pert_id"]].merge(trials[[key, *FOLD_OF_TASK]].drop_duplicates(key), on=key, how="left")
     merged = keyed.merge(everywhere, on=[*FOLD_OF_TASK, "pert_id"], how="left")
     # Where no embedding was run (controls only), all ids are common.

@@ -16,7 +16,8 @@ from panmodal._digest import digest_json
 from panmodal._files import write_text
 from panmodal._version import __version__
 from panmodal.errors import StoreError
-from panmodal.evaluation.parquet import META, packed, read_parquet, unpacked, write_parquet
+from panmodal.evaluation.parquet import META, packed, read_parquet, read_rows_of, unpacked, write_parquet, write_rows_of
+from panmodal.evaluation.rows import StoredRows, task_groups, write_rows
 from panmodal.evaluation.trials import Predictions, Trial
 
 FORMAT = 2
@@ -235,39 +236,26 @@ class Store:
         self, digest: str, ids: Sequence[str], values: NDArray[np.float32], readouts: Sequence[str]
     ) -> None:
         """Keep the true responses of a context, so that the folder can be rescored without the screen's file."""
-        import pyarrow as pa
-
         path = self.path / "responses" / f"{digest}.parquet"
-        if path.exists():
-            return
-        table = pa.table({"pert_id": pa.array(list(ids), pa.string()), "response": packed(values)})
-        write_parquet(table.replace_schema_metadata({META: json.dumps({"readouts": list(readouts)}).encode()}), path)
+        write_rows_of(path, ids, "response", values, {"readouts": list(readouts)})
 
     def read_responses(self, digest: str) -> tuple[list[str], NDArray[np.float32], list[str]]:
         """Return ids, responses (ids x read-outs) and read-outs of a context."""
-        table, record = read_parquet(self.path / "responses" / f"{digest}.parquet")
-        return table["pert_id"].to_pylist(), unpacked(table, "response"), list(record["readouts"])
+        ids, values, record = read_rows_of(self.path / "responses" / f"{digest}.parquet", "response")
+        return ids, values, list(record["readouts"])
 
     def write_vectors(self, digest: str, ids: Sequence[str], values: NDArray[Any]) -> None:
         """Keep the vectors of an embedding for the ids of a screen, so that what was compared can be looked at later."""
-        import pyarrow as pa
-
-        path = self.path / "embeddings" / f"{digest}.parquet"
-        if not path.exists():
-            table = pa.table(
-                {"pert_id": pa.array(list(ids), pa.string()), "vector": packed(np.asarray(values, np.float32))}
-            )
-            write_parquet(table.replace_schema_metadata({META: json.dumps({}).encode()}), path)
+        write_rows_of(self.path / "embeddings" / f"{digest}.parquet", ids, "vector", values, {})
 
     def read_vectors(self, digest: str) -> tuple[list[str], NDArray[np.float32]]:
         """Return ids and vectors (ids x dims, float32) of an embedding, by its digest in the record of the run."""
         path = self.path / "embeddings" / f"{digest}.parquet"
         if not path.exists():
             raise StoreError(
-                f"{self.path}: the vectors of embedding {digest} were not kept; give the run again to keep them."
+                f"{self.path}: the vectors of embedding {digest} are not there; give the run again to keep them."
             )
-        table, _ = read_parquet(path)
-        return table["pert_id"].to_pylist(), unpacked(table, "vector")
+        return read_rows_of(path, "vector")[:2]
 
     # --- ceilings ----------------------------------------------------------------------------------------------------
 
@@ -343,8 +331,8 @@ class Store:
         return read_parquet(path)[0].to_pandas() if path.exists() else None
 
     def evidence(self) -> dict[str, Any]:
-        """Return what the leaderboard takes beside the scores: ``rows``, ``ceilings`` and ``resampled``."""
-        return {"rows": self.perturbations(), "ceilings": self.ceilings(), "resampled": self.resampled()}
+        """Return what the leaderboard takes beside the scores: ``rows`` (read a task at a time), ``ceilings`` and ``resampled``."""
+        return {"rows": self.rows(), "ceilings": self.ceilings(), "resampled": self.resampled()}
 
     def write_quality(self, screen: str, frame: pd.DataFrame) -> None:
         """Put the facts of a screen's perturbations into ``quality.parquet``, in place of older ones of its contexts."""
@@ -360,6 +348,13 @@ class Store:
     def quality(self) -> pd.DataFrame | None:
         """Return facts of each perturbation that come with ceilings (``quality.parquet``), if there are any."""
         return self._read_or_none("quality")
+
+    def write_perturbations(self, rows: pd.DataFrame, trials: pd.DataFrame) -> None:
+        """Write ``perturbations.parquet``, the rows of each task together."""
+        home, tasks = task_groups(trials)
+        group = rows["trial"].map(home)
+        parts = (rows[(group == k).to_numpy()] for k in range(len(tasks)))
+        write_rows(self.path / "perturbations.parquet", parts, tasks)
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Write ``name.parquet`` at the top of the folder."""
@@ -378,12 +373,16 @@ class Store:
             )
         return read_parquet(path)[0].to_pandas()
 
-    def perturbations(self) -> pd.DataFrame:
-        """Read ``perturbations.parquet``: one row per trial and test perturbation, one column per metric."""
+    def rows(self) -> StoredRows:
+        """Return ``perturbations.parquet`` as rows that are read a task at a time."""
         path = self.path / "perturbations.parquet"
         if not path.exists():
             raise StoreError(f"{self.path}: no perturbations.parquet. Finish the run, or use panmodal rescore.")
-        return read_parquet(path)[0].to_pandas()
+        return StoredRows(path)
+
+    def perturbations(self) -> pd.DataFrame:
+        """Read ``perturbations.parquet``: one row per trial and test perturbation, one column per metric."""
+        return self.rows().whole()
 
 
 def safe_name(text: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from panmodal.errors import StoreError
 from panmodal.insight.gaps import TASK
 from panmodal.insight.leaderboard import check_scores
+from panmodal.insight.rows import Rows, as_rows
 
 Task = tuple[str, str, str, str]
 """Screen, context, kind of response, split."""
@@ -63,6 +64,23 @@ def _absent(what: str) -> Callable[..., Any]:
     return refuse
 
 
+class _Table:
+    """A field that takes a table, or rows that are read as one when first looked at."""
+
+    def __get__(self, owner: Any, _: Any = None) -> pd.DataFrame | None:
+        if owner is None:
+            return None  # the default of the field
+        held = owner.__dict__["_rows"]
+        if not isinstance(held, Rows):
+            return held
+        if "_table" not in owner.__dict__:
+            owner.__dict__["_table"] = held.whole()
+        return owner.__dict__["_table"]
+
+    def __set__(self, owner: Any, value: pd.DataFrame | Rows | None) -> None:
+        owner.__dict__["_rows"] = value
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Tables of results and readers of the arrays behind them.
@@ -73,7 +91,8 @@ class Evidence:
         The tidy score table (``scores.parquet``; docs/formats.md).
     rows, ceilings, resampled, quality
         ``perturbations.parquet`` (trial, pert_id, covered and a column for each metric), ``ceilings.parquet``, ``resampled.parquet``
-        and ``quality.parquet``; None where there are none.
+        and ``quality.parquet``; None where there are none. Rows may be given as :class:`~panmodal.insight.rows.Rows`: then
+        ``rows`` reads them whole when it is looked at, and :meth:`per_perturbation` a task at a time.
     runs
         Records of the runs: cards, screens with their data sets, splits.
     read_truth, read_predictions, read_vectors
@@ -81,7 +100,7 @@ class Evidence:
     """
 
     scores: pd.DataFrame
-    rows: pd.DataFrame | None = None
+    rows: pd.DataFrame | None = _Table()
     ceilings: pd.DataFrame | None = None
     resampled: pd.DataFrame | None = None
     quality: pd.DataFrame | None = None
@@ -92,6 +111,12 @@ class Evidence:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", check_scores(self.scores))
+
+    @cached_property
+    def source(self) -> Rows | None:
+        """The values of perturbations, read a task at a time; None where there are none."""
+        held = self.__dict__["_rows"]
+        return None if held is None else as_rows(held)
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -130,8 +155,9 @@ class Evidence:
             ``embedding, probe, role, seed, fold, pert_id, covered, value``; empty where the values of perturbations are not kept.
         """
         columns = ["embedding", "probe", "role", "seed", "fold", "pert_id", "covered", "value"]
-        if self.rows is None or metric not in self.rows:
+        source = self.source
+        if source is None or metric not in source.metrics:
             return pd.DataFrame(columns=columns)
         trials = self.of(task, self.trials)[["embedding", "probe", "role", "seed", "fold", "trial"]]
-        own = self.rows.loc[self.rows["trial"].isin(trials["trial"]), ["trial", "pert_id", "covered", metric]]
+        own = source.of(task, trials["trial"].tolist(), [metric]).astype({"trial": object, "pert_id": object})
         return own.merge(trials, on="trial").rename(columns={metric: "value"})[columns]

@@ -15,6 +15,7 @@ from panmodal.errors import InputError
 from panmodal.evaluation.class_metrics import defined_mean
 from panmodal.evaluation.metrics import METRICS
 from panmodal.evaluation.scores import mark_common
+from panmodal.insight.rows import Rows, as_rows, matrices
 
 TASK = ["screen", "context", "response", "split"]
 METHOD = ["embedding", "probe"]
@@ -35,7 +36,7 @@ class _Unit:
 
 
 def gap_table(
-    scores: pd.DataFrame, rows: pd.DataFrame, ceilings: pd.DataFrame | None = None, *, resampled: pd.DataFrame | None = None,
+    scores: pd.DataFrame, rows: pd.DataFrame | Rows, ceilings: pd.DataFrame | None = None, *, resampled: pd.DataFrame | None = None,
     metrics: Sequence[str] | None = None, fallback: str = "filled", probes: Sequence[str] | None = None, draws: int = DRAWS,
 ) -> pd.DataFrame:  # fmt: skip
     """Put every method on the floor-to-ceiling scale, for every metric and every estimator of the ceiling.
@@ -48,7 +49,8 @@ def gap_table(
     Parameters
     ----------
     scores, rows, ceilings, resampled
-        ``scores.parquet``, ``perturbations.parquet``, ``ceilings.parquet`` and ``resampled.parquet`` of a results folder. Metrics of
+        ``scores.parquet``, ``perturbations.parquet`` (the table, or :class:`~panmodal.insight.rows.Rows` that are read a task at a
+        time), ``ceilings.parquet`` and ``resampled.parquet`` of a results folder. Metrics of
         genes take their means from the first and their bootstrap samples from the last; without it, and for ``common``, they
         have no interval.
     metrics
@@ -69,35 +71,37 @@ def gap_table(
     """
     if fallback not in ("filled", "common"):
         raise InputError(f"no fallback {fallback!r}; use filled or common.")
-    labels = scores[[*TASK, *METHOD, "role", "fold", "seed", "trial"]].drop_duplicates()
+    source = as_rows(rows)
     tables = []
-    for task, trials in labels.groupby(TASK, sort=False):
-        own = rows[rows["trial"].isin(trials["trial"])]
+    for task, every in scores.groupby(TASK, sort=False, observed=True):
+        trials = every[[*TASK, *METHOD, "role", "fold", "seed", "trial"]].drop_duplicates()
+        wanted = [m for m in metrics or METRICS if m in source.metrics]
+        own = source.of(task, trials["trial"].tolist(), wanted)
         if fallback == "common":
             own = own[mark_common(own, trials.drop_duplicates("trial")).to_numpy()]
         if probes:
             trials = trials[trials["probe"].isin(probes) | (trials["role"] == "baseline")]
-            own = own[own["trial"].isin(trials["trial"])]
+            own = own[own["trial"].isin(trials["trial"]).to_numpy()]
         bounds = None
         if ceilings is not None:
             bounds = ceilings[(ceilings[TASK] == list(task)).all(axis=1)]
-        of_task = scores[scores["trial"].isin(trials["trial"]) & (scores[TASK] == list(task)).all(axis=1)]
+        of_task = every[every["trial"].isin(trials["trial"])]
         there = set(of_task["metric"])
         known = {
             m for m in METRICS if m in there or (task[2] in METRICS[m].kinds and m in own and own[m].notna().any())
         }
-        folds = own.merge(trials[["trial", "fold", "seed"]].drop_duplicates("trial"), on="trial")
-        n_test = len(folds[["fold", "seed", "pert_id"]].drop_duplicates())
         methods = trials[[*METHOD, "role"]].drop_duplicates().reset_index(drop=True)
         for metric in (m for m in metrics or METRICS if m in known):
             if METRICS[metric].axis == "gene":
                 samples = resampled if fallback == "filled" else None
+                folds = own.merge(trials[["trial", "fold", "seed"]].drop_duplicates("trial"), on="trial")
+                n_test = len(folds[["fold", "seed", "pert_id"]].drop_duplicates())
                 evidence = _of_genes(of_task, methods, bounds, samples, metric, fallback, n_test)
             else:
                 evidence = _of_perturbations(task, trials, own, methods, bounds, metric, draws)
             tables.append(_one(task, methods, evidence, metric).assign(metric=metric, fallback=fallback))
     if not tables:
-        known = {m for m in METRICS if m in rows} | set(scores["metric"])
+        known = {m for m in METRICS if m in source.metrics} | set(scores["metric"])
         raise InputError(f"no values of metric {', '.join(metrics or [])}; there are {', '.join(sorted(known))}.")
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
@@ -123,21 +127,20 @@ def _of_perturbations(task: tuple[str, ...], trials: pd.DataFrame, rows: pd.Data
     number = methods.reset_index(names="method")
     estimators = list(dict.fromkeys(bounds["estimator"])) if bounds is not None and metric in bounds else []
     units = []
-    own = rows[["trial", "pert_id", metric]].merge(trials.merge(number, on=[*METHOD, "role"]), on="trial")
+    own = rows[["trial", "pert_id", metric]]
     no_skill = METRICS[metric].no_skill
     if no_skill is not None:
-        own[metric] = own[metric].fillna(no_skill)
-    for (fold, seed), part in own.groupby(["fold", "seed"], sort=True):
-        wide = part.pivot_table(index="pert_id", columns="method", values=metric, dropna=False, aggfunc="first")
-        wide = wide.reindex(columns=range(len(methods)))
+        own = own.assign(**{metric: own[metric].fillna(no_skill)})
+    labels = trials.merge(number, on=[*METHOD, "role"])
+    for (fold, seed), (names, wide) in matrices(own, labels, metric, len(methods)).items():
         limits = np.full((len(wide), len(estimators)), np.nan)
         if bounds is not None and estimators:
             of_fold = bounds[(bounds["fold"] == fold) & (bounds["seed"] == seed)]
             of_fold = of_fold.pivot_table(
                 index="pert_id", columns="estimator", values=metric, dropna=False, aggfunc="first"
             )
-            limits = of_fold.reindex(index=wide.index, columns=estimators).to_numpy(np.float64)
-        units.append(_Unit(wide.to_numpy(np.float64), limits))
+            limits = of_fold.reindex(index=names, columns=estimators).to_numpy(np.float64)
+        units.append(_Unit(wide, limits))
     entropy = int.from_bytes(hashlib.sha256("\x00".join([*map(str, task), metric]).encode()).digest()[:8], "big")
     means, limits = _means(units, None)
     rng = np.random.default_rng(entropy)
@@ -238,6 +241,9 @@ def _means(
         w = np.ones((1, len(unit.values))) if weights is None else weights[k]
         for side, table in enumerate((unit.values, unit.ceilings)):
             defined = np.isfinite(table)
+            if defined.all():  # counts of draws are whole numbers, so that this is the same to the last bit
+                parts[side].append((w @ table) / w.sum(axis=1, keepdims=True))
+                continue
             with np.errstate(invalid="ignore", divide="ignore"):
                 parts[side].append((w @ np.where(defined, table, 0.0)) / (w @ defined))
     return defined_mean(np.stack(parts[0])), defined_mean(np.stack(parts[1]))
@@ -259,7 +265,10 @@ def _interval(gaps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     out = np.full((2, gaps.shape[1]), np.nan)
     enough = np.isfinite(gaps).mean(axis=0) >= LEVEL
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    for k in np.flatnonzero(enough):
+    whole = np.isfinite(gaps).all(axis=0)
+    if whole.any():
+        out[:, whole] = np.quantile(gaps[:, whole], tails, axis=0)
+    for k in np.flatnonzero(enough & ~whole):
         own = gaps[np.isfinite(gaps[:, k]), k]
         out[:, k] = np.quantile(own, tails)
     return out[0], out[1]

@@ -11,6 +11,7 @@ from panmodal.errors import InputError, some
 from panmodal.evaluation.metrics import METRICS, metrics_for
 from panmodal.evaluation.scores import FALLBACKS
 from panmodal.insight.gaps import METHOD, ORACLE, TASK, gap_closed, gap_table
+from panmodal.insight.rows import Rows, as_rows
 
 NEEDED = [
     *TASK,
@@ -77,7 +78,7 @@ def _above_floor(rows: pd.DataFrame) -> pd.Series:
 
 def leaderboard(
     scores: pd.DataFrame, *, metric: str | None = None, fallback: str = "filled", probes: Sequence[str] | None = None,
-    rows: pd.DataFrame | None = None, ceilings: pd.DataFrame | None = None, resampled: pd.DataFrame | None = None,
+    rows: pd.DataFrame | Rows | None = None, ceilings: pd.DataFrame | None = None, resampled: pd.DataFrame | None = None,
     ceiling: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Rank embeddings on every task.
@@ -134,18 +135,20 @@ def leaderboard(
             raise InputError(f"no results for probe {some(unknown)}; there are {some(scores['probe'].unique(), 12)}.")
         scores = scores[scores["probe"].isin(probes) | (scores["role"] == "baseline")]
     boards = []
-    for task, own in scores.groupby(TASK, sort=False):
+    source = None if rows is None else as_rows(rows)
+    whole = dict(list(every.groupby(TASK, sort=False, observed=True)))
+    for task, own in scores.groupby(TASK, sort=False, observed=True):
         response = str(task[2])
         name = metric or _first_metric(response, set(own["metric"]))
         chosen = own[own["metric"] == name]
         if not chosen.empty:
             board = _one_task(chosen, name, fallback)
-            if rows is not None:
+            if source is not None:
                 board = _with_gaps(
                     board,
                     gap_table(
-                        every[(every[TASK] == list(task)).all(axis=1)],
-                        rows,
+                        whole[task],
+                        source,
                         ceilings,
                         resampled=resampled,
                         metrics=[name],
