@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from panmodal import cli_cells, cli_data, cli_embed, cli_results
+from panmodal import cli_cells, cli_check, cli_curve, cli_data, cli_embed, cli_results
 from panmodal._console import console_for, plain, trial_progress
 from panmodal._version import __version__
 from panmodal.cli_cells import show_facts
@@ -58,6 +58,8 @@ cli_cells.register(app)
 cli_embed.register(app)
 cli_data.register(app)
 cli_results.register(app)
+cli_check.register(app)
+cli_curve.register(app)
 
 
 def main() -> None:

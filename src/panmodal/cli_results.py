@@ -45,6 +45,7 @@ def leaderboard(
     """
     from panmodal._files import write_text
     from panmodal.evaluation.api import write_leaderboard
+    from panmodal.evaluation.evidence import read_marks
     from panmodal.evaluation.store import Store
     from panmodal.insight.gaps import gap_table
     from panmodal.insight.leaderboard import leaderboard as make_board
@@ -53,7 +54,8 @@ def leaderboard(
 
     store = Store(results)
     scores, evidence = store.scores(), store.evidence()
-    board = make_board(scores, metric=metric, fallback=fallback, probes=probe, ceiling=ceiling, **evidence)
+    board = make_board(scores, metric=metric, fallback=fallback, probes=probe, ceiling=ceiling,
+                       marks=read_marks(results), **evidence)  # fmt: skip
     console = console_for()
     for table in task_tables(board, top):
         console.print(table)

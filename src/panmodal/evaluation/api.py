@@ -53,6 +53,7 @@ def write_leaderboard(
     ceiling: str | None = None,
 ) -> None:
     """Write the leaderboard of a results folder as ``.html``, ``.csv`` or ``.parquet``, by the suffix of ``out``."""
+    from panmodal.evaluation.evidence import read_marks
     from panmodal.evaluation.store import Store
     from panmodal.insight.leaderboard import leaderboard
     from panmodal.insight.page import render_page
@@ -64,6 +65,7 @@ def write_leaderboard(
         "fallback": fallback,
         "probes": probes,
         "ceiling": ceiling,
+        "marks": read_marks(path),
         **store.evidence(),
     }
     if out.suffix == ".html":

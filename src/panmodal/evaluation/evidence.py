@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
-from panmodal.errors import StoreError
+import pandas as pd
+
+from panmodal.errors import PanmodalError, StoreError
+from panmodal.evaluation.parquet import META, read_parquet, write_parquet
 from panmodal.evaluation.store import Store
 from panmodal.insight.evidence import Evidence, Predicted, Task, Truth, Vectors
+
+MOST_ROWS = 20_000_000
+"""Values of perturbations up to which metrics are calibrated whenever a leaderboard is shown."""
+
+
+def read_marks(path: str | Path) -> pd.DataFrame | None:
+    """Return which metrics can be trusted on which task (:func:`panmodal.insight.calibration.marks`).
+
+    Computed once for a state of the results folder and kept in ``marks.parquet``. None where it cannot be told: no predictions or
+    controls, or more than :data:`MOST_ROWS` values of perturbations.
+    """
+    from panmodal.insight.calibration import marks
+
+    store = Store(path)
+    with (store.path / "scores.parquet").open("rb") as stream:
+        state = hashlib.file_digest(stream, "sha256").hexdigest()
+    kept = store.path / "marks.parquet"
+    if kept.exists():
+        try:
+            table, record = read_parquet(kept)
+            if record.get("scores") == state:
+                return table.to_pandas()
+        except StoreError:
+            pass  # damaged: computed again
+    if store.rows().size > MOST_ROWS:
+        return None
+    try:
+        found = marks(read_evidence(path))
+    except PanmodalError:
+        return None
+    import pyarrow as pa
+
+    table = pa.Table.from_pandas(found, preserve_index=False)
+    record = json.dumps({"scores": state}).encode()
+    write_parquet(table.replace_schema_metadata({**(table.schema.metadata or {}), META: record}), kept)
+    return found
 
 
 def read_evidence(path: str | Path) -> Evidence:

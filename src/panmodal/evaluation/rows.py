@@ -110,6 +110,11 @@ class StoredRows:
         tasks = json.loads(raw).get("tasks")
         return {tuple(t["task"]): t["groups"] for t in tasks} if tasks else None
 
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return int(self._file.metadata.num_rows)
+
     def whole(self) -> pd.DataFrame:
         """Return all rows and columns, in the order of the file."""
         return read_parquet(self.path)[0].to_pandas()

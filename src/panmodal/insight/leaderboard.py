@@ -54,7 +54,7 @@ def primary_metric(response: str) -> str:
     return serving[0].name
 
 
-def _first_metric(response: str, there: set[str]) -> str:
+def first_metric(response: str, there: set[str]) -> str:
     """Return the primary metric, or the first there is where it was not computed."""
     primary = primary_metric(response)
     return next((m.name for m in metrics_for(response) if m.name in there), primary)
@@ -79,7 +79,7 @@ def _above_floor(rows: pd.DataFrame) -> pd.Series:
 def leaderboard(
     scores: pd.DataFrame, *, metric: str | None = None, fallback: str = "filled", probes: Sequence[str] | None = None,
     rows: pd.DataFrame | Rows | None = None, ceilings: pd.DataFrame | None = None, resampled: pd.DataFrame | None = None,
-    ceiling: str | None = None,
+    ceiling: str | None = None, marks: pd.DataFrame | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Rank embeddings on every task.
 
@@ -100,6 +100,9 @@ def leaderboard(
     ceiling
         Estimator of the ceiling; the first there is (``experimental_error``, ..., else ``idealised``) unless given.
 
+    marks
+        Which metrics can be trusted on which task (:func:`panmodal.insight.calibration.marks`).
+
     Returns
     -------
     pandas.DataFrame
@@ -110,7 +113,8 @@ def leaderboard(
         ``gap_low`` to ``gap_high`` (see :func:`panmodal.insight.gaps.gap_table`), ``floor``, ``ceiling``, ``floor_by`` and
         ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), ``n_test`` (perturbations tested, in
         all folds), and ``filled``, ``covered``, ``common`` (the mean under each rule; ``covered`` is for reading one row, never for
-        comparing two), ``n_undefined``.
+        comparing two), ``n_undefined``, ``verdict`` and ``why`` (of the metric on this screen: ``pass``, ``weak``, ``fail``, or
+        ``unknown``).
 
     Raises
     ------
@@ -139,7 +143,7 @@ def leaderboard(
     whole = dict(list(every.groupby(TASK, sort=False, observed=True)))
     for task, own in scores.groupby(TASK, sort=False, observed=True):
         response = str(task[2])
-        name = metric or _first_metric(response, set(own["metric"]))
+        name = metric or first_metric(response, set(own["metric"]))
         chosen = own[own["metric"] == name]
         if not chosen.empty:
             board = _one_task(chosen, name, fallback)
@@ -160,7 +164,11 @@ def leaderboard(
             boards.append(board)
     if not boards:
         raise InputError(f"no scores of metric {metric!r}; there are {some(scores['metric'].unique(), 20)}.")
-    return pd.concat(boards, ignore_index=True)
+    board = pd.concat(boards, ignore_index=True)
+    if marks is None:
+        return board.assign(verdict="unknown", why="")
+    board = board.merge(marks[[*TASK, "metric", "verdict", "why"]], on=[*TASK, "metric"], how="left")
+    return board.fillna({"verdict": "unknown", "why": ""})
 
 
 def _with_gaps(board: pd.DataFrame, gaps: pd.DataFrame, ceiling: str | None) -> pd.DataFrame:
@@ -267,6 +275,8 @@ def summary(board: pd.DataFrame) -> list[str]:
         text = f"{task[0]}, {task[1]}{marked}: {best['embedding']} with {best['probe']} comes first by {metric} ({best['mean']:.4g}"
         text += f", floor {best['floor']:.4g} by {best['floor_by']})" if np.isfinite(best["floor"]) else ")"
         text += _trained(ranked, best)
+        if best["verdict"] in ("fail", "weak"):
+            text += f"; beware: {metric} {'fails' if best['verdict'] == 'fail' else 'is weak'} here: {best['why']}"
         above = int(best["folds_above_floor"])
         if np.isfinite(best["floor"]):
             if above == n:

@@ -29,6 +29,7 @@ def render_page(
     ceilings: pd.DataFrame | None = None,
     resampled: pd.DataFrame | None = None,
     ceiling: str | None = None,
+    marks: pd.DataFrame | None = None,
     title: str = "panmodal leaderboard",
 ) -> str:
     """Render the leaderboard page.
@@ -37,7 +38,7 @@ def render_page(
     ----------
     scores
         The tidy score table.
-    metric, fallback, probes, rows, ceilings, resampled, ceiling
+    metric, fallback, probes, rows, ceilings, resampled, ceiling, marks
         As in :func:`panmodal.insight.leaderboard.leaderboard`.
     runs
         Records of the runs behind the table (cards, split, screen), for the methods section.
@@ -55,6 +56,7 @@ def render_page(
         ceilings=ceilings,
         resampled=resampled,
         ceiling=ceiling,
+        marks=marks,
     )
     used = list(dict.fromkeys(board["metric"]))
     gaps = None
@@ -66,7 +68,8 @@ def render_page(
         heading = task_title(rows)
         tasks.append({
             "anchor": f"task-{number_ + 1}", "title": heading, "metric": rows.iloc[0]["metric"],
-            "simulated": bool(rows.iloc[0]["simulated"]), "rows": rows.to_dict("records"),
+            "simulated": bool(rows.iloc[0]["simulated"]),
+            "verdict": rows.iloc[0]["verdict"], "why": rows.iloc[0]["why"], "rows": rows.to_dict("records"),
             "figure": to_svg(fold_plot(scores, rows), f"task-{number_ + 1}"), "figure_title": f"Folds: {heading}",
             "ceiling": ceiling_name(str(rows.iloc[0]["ceiling_by"])) if rows.iloc[0]["ceiling_by"] else "",
             "gaps": _gap_rows(gaps, rows),

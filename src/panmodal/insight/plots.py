@@ -74,7 +74,7 @@ def fold_plot(scores: pd.DataFrame, board: pd.DataFrame) -> Figure:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(5, len(probes) + 2), frameon=False, fontsize=8)
-    _ink(figure)
+    set_ink(figure)
     return figure
 
 
@@ -91,7 +91,8 @@ def _mark_ceiling(axes: Axes, ceiling: float, name: str) -> None:
               fontsize=8)  # fmt: skip
 
 
-def _ink(figure: Figure) -> None:
+def set_ink(figure: Figure) -> None:
+    """Write all text of a figure in the colour of ink."""
     from matplotlib.text import Text
 
     for axes in figure.axes:

@@ -22,6 +22,7 @@ class Section:
 
 SECTIONS = (
     Section("ranks", "How sure is the ranking?", "panmodal.insight.ranks"),
+    Section("checks", "What should make one doubt?", "panmodal.insight.checks"),
     Section("calibration", "Can the metrics be trusted here?", "panmodal.insight.calibration"),
     Section("patterns", "Which responses are predicted, and which are not?", "panmodal.insight.patterns"),
     Section("similarity", "What do the embeddings share?", "panmodal.insight.similarity"),

@@ -63,7 +63,9 @@ def task_title(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     arrow = "higher is better" if METRICS[first["metric"]].higher_is_better else "lower is better"
     marked = " · SIMULATED" if first["simulated"] else ""
-    return f"{first['screen']} · {first['context']} · {first['response']} · {first['split']} — {first['metric']}, {arrow}{marked}"
+    verdict = {"fail": " · METRIC FAILS HERE", "weak": " · metric is weak here"}.get(first["verdict"], "")
+    task = " · ".join(str(first[column]) for column in TASK)
+    return f"{task} — {first['metric']}, {arrow}{marked}{verdict}"
 
 
 def task_tables(board: pd.DataFrame, limit: int | None = None) -> list[Table]:
