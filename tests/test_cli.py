@@ -17,6 +17,7 @@ from panmodal._version import __version__
 from panmodal.cli import main
 from panmodal.embeddings.card import Card
 from panmodal.evaluation.config import RunConfig
+from panmodal.evaluation.evidence import read_marks
 from panmodal.insight.leaderboard import leaderboard, summary
 from panmodal.probes.base import probes
 from panmodal.screens.simulate import simulate_responses
@@ -211,7 +212,7 @@ def test_wrong_fields_of_a_config_are_named(cli, config_file, fields, says):
 def test_leaderboard_prints_tables_sentences_and_the_note(cli, results):
     out = cli("leaderboard", results)
     store = Store(results)
-    board = leaderboard(store.scores(), rows=store.perturbations())
+    board = leaderboard(store.scores(), rows=store.perturbations(), marks=read_marks(results))
     assert "Over tasks" in out and "not ranked" in out
     assert all(sentence in " ".join(out.split()) for sentence in summary(board))
 
@@ -221,7 +222,7 @@ def test_leaderboard_files_hold_the_table(cli, results, tmp_path):
     out = cli("leaderboard", results, "--html", html, "--csv", csv, "--parquet", parquet)
     assert all(f"Wrote {file}" in out for file in (html, csv, parquet))
     store = Store(results)
-    board = leaderboard(store.scores(), rows=store.perturbations())
+    board = leaderboard(store.scores(), rows=store.perturbations(), marks=read_marks(results))
     assert board["gap_low"].notna().any()
     pd.testing.assert_frame_equal(pd.read_parquet(parquet), board)
     pd.testing.assert_frame_equal(pd.read_csv(csv), pd.read_csv(io.StringIO(board.to_csv(index=False))))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from panmodal import cli_cells, cli_check, cli_curve, cli_data, cli_embed, cli_results
+from panmodal import cli_cells, cli_check, cli_curve, cli_data, cli_embed, cli_import, cli_results
 from panmodal._console import console_for, plain, trial_progress
 from panmodal._version import __version__
 from panmodal.cli_cells import show_facts
@@ -60,6 +60,7 @@ cli_data.register(app)
 cli_results.register(app)
 cli_check.register(app)
 cli_curve.register(app)
+cli_import.register(app)
 
 
 def main() -> None:

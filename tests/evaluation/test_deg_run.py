@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from panmodal import METRICS, Card, Embedding, Screen, Store, StoreError, rescore, run
+from panmodal.evaluation.evidence import read_marks
 from panmodal.evaluation.metrics import metrics_for
 from panmodal.insight.gaps import gap_table
 from panmodal.probes.base import probes
@@ -848,7 +849,7 @@ def test_cli_leaderboard(cli, lean, tmp_path):
     cli("leaderboard", lean.path, "--metric", "MCC", "--csv", csv)
     assert set(pd.read_csv(csv)["metric"]) == {"MCC"}
     cli("leaderboard", lean.path, "--fallback", "common", "--csv", csv)
-    board, expected = pd.read_csv(csv), lean.leaderboard(fallback="common")
+    board, expected = pd.read_csv(csv), lean.leaderboard(fallback="common", marks=read_marks(lean.path))
     pd.testing.assert_frame_equal(board, pd.read_csv(io.StringIO(expected.to_csv(index=False))))
     np.testing.assert_array_equal(board["mean"], board["common"])
     assert board["gap_low"].isna().all() and board["gap_closed"].notna().all()

@@ -113,3 +113,31 @@ def test_evidence_reads_rows_whole_only_when_looked_at(tables, tmp_path, make_sc
     assert Evidence(scores).rows is None and Evidence(scores).per_perturbation(task, "L2").empty
     assert lazy.per_perturbation(task, "no such metric").empty
     pd.testing.assert_frame_equal(gap_table(scores, lazy.source), gap_table(scores, rows))
+
+
+def test_marks_are_computed_once_for_a_state_of_the_folder(tmp_path, monkeypatch):
+    import panmodal.insight.calibration as calibration
+    from panmodal import Embedding, Screen, run
+    from panmodal.evaluation.evidence import read_marks
+    from panmodal.insight.leaderboard import leaderboard, summary
+    from panmodal.insight.terminal import task_title
+
+    rng = np.random.default_rng(0)
+    ids, latent = [f"G{k:02d}" for k in range(60)], rng.normal(size=(60, 3))
+    screen = Screen.from_arrays(latent @ rng.normal(size=(3, 12)) + 0.1 * rng.normal(size=(60, 12)), ids, ["line"] * 60,
+                                [f"R{k}" for k in range(12)], name="s", response="lfc")  # fmt: skip
+    embedding = Embedding.from_dict(dict(zip(ids, latent, strict=True)), name="e", trained_on=("none",))
+    run(screen, [embedding], tmp_path / "r", probes=["ridge"], permuted=True, n_jobs=1)
+    calls, real = [], calibration.marks
+    monkeypatch.setattr(calibration, "marks", lambda e: calls.append(1) or real(e))
+    first, second = read_marks(tmp_path / "r"), read_marks(tmp_path / "r")
+    pd.testing.assert_frame_equal(first, second)
+    assert len(calls) == 1 and set(first["verdict"]) <= {"pass", "weak", "fail", "unknown"}
+    (tmp_path / "r" / "marks.parquet").write_bytes(b"damaged")
+    read_marks(tmp_path / "r")
+    assert len(calls) == 2
+    scores = pd.read_parquet(tmp_path / "r" / "scores.parquet")
+    board = leaderboard(scores, marks=first.assign(verdict="fail", why="nothing tells them apart"))
+    assert "METRIC FAILS HERE" in task_title(board)
+    assert "beware: L2 fails here: nothing tells them apart" in summary(board)[0]
+    assert set(leaderboard(scores)["verdict"]) == {"unknown"} and "beware" not in summary(leaderboard(scores))[0]

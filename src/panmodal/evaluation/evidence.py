@@ -45,8 +45,8 @@ def read_marks(path: str | Path) -> pd.DataFrame | None:
     import pyarrow as pa
 
     table = pa.Table.from_pandas(found, preserve_index=False)
-    record = json.dumps({"scores": state}).encode()
-    write_parquet(table.replace_schema_metadata({**(table.schema.metadata or {}), META: record}), kept)
+    about = json.dumps({"scores": state}).encode()
+    write_parquet(table.replace_schema_metadata({**(table.schema.metadata or {}), META: about}), kept)
     return found
 
 

@@ -17,6 +17,7 @@ from panmodal.evaluation.ceilings import store_ceilings
 from panmodal.evaluation.compare import has_classes
 from panmodal.evaluation.execute import Options, run_groups, store_scores
 from panmodal.evaluation.gene_scores import compile_resampled, compile_totals, trial_comparison
+from panmodal.evaluation.imported import keep_imported
 from panmodal.evaluation.metrics import METRICS, metrics_for
 from panmodal.evaluation.plan import Plan, make_plan
 from panmodal.evaluation.scores import tidy_scores
@@ -304,6 +305,7 @@ def compile_scores(store: Store) -> pd.DataFrame:
     store.write_perturbations(rows, trials)
     store.compile_ceilings(compile_resampled(trials, about))
     store.write_table("scores", scores)
+    keep_imported(store)
     return scores
 
 

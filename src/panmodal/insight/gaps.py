@@ -67,7 +67,7 @@ def gap_table(
     pandas.DataFrame
         One row for each task, method, metric and estimator; ``estimator`` ``idealised`` is the best oracle. ``gap_low`` and
         ``gap_high`` bound the 95 % interval; NaN where in more than 5 % of the draws the ceiling is not better than the floor.
-        ``n_perturbations`` counts those that are averaged.
+        ``n_perturbations`` counts those that are averaged; 0 where only scores of folds are known, which then have no interval.
     """
     if fallback not in ("filled", "common"):
         raise InputError(f"no fallback {fallback!r}; use filled or common.")
@@ -92,7 +92,8 @@ def gap_table(
         }
         methods = trials[[*METHOD, "role"]].drop_duplicates().reset_index(drop=True)
         for metric in (m for m in metrics or METRICS if m in known):
-            if METRICS[metric].axis == "gene":
+            # Of imported results only the scores of folds are known.
+            if METRICS[metric].axis == "gene" or metric not in own or not own[metric].notna().any():
                 samples = resampled if fallback == "filled" else None
                 folds = own.merge(trials[["trial", "fold", "seed"]].drop_duplicates("trial"), on="trial")
                 n_test = len(folds[["fold", "seed", "pert_id"]].drop_duplicates())

@@ -112,9 +112,9 @@ def leaderboard(
         which it beats that fold's floor), ``gap_closed`` with its 95 % interval
         ``gap_low`` to ``gap_high`` (see :func:`panmodal.insight.gaps.gap_table`), ``floor``, ``ceiling``, ``floor_by`` and
         ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), ``n_test`` (perturbations tested, in
-        all folds), and ``filled``, ``covered``, ``common`` (the mean under each rule; ``covered`` is for reading one row, never for
-        comparing two), ``n_undefined``, ``verdict`` and ``why`` (of the metric on this screen: ``pass``, ``weak``, ``fail``, or
-        ``unknown``).
+        all folds), both null where they are not known, and ``filled``, ``covered``, ``common`` (the mean under each rule; ``covered``
+        is for reading one row, never for comparing two), ``n_undefined``, ``verdict`` and ``why`` (of the metric on this screen:
+        ``pass``, ``weak``, ``fail``, or ``unknown``).
 
     Raises
     ------
@@ -145,7 +145,7 @@ def leaderboard(
         response = str(task[2])
         name = metric or first_metric(response, set(own["metric"]))
         chosen = own[own["metric"] == name]
-        if not chosen.empty:
+        if (chosen["fallback"] == fallback).any():
             board = _one_task(chosen, name, fallback)
             if source is not None:
                 board = _with_gaps(
@@ -163,7 +163,9 @@ def leaderboard(
                 )
             boards.append(board)
     if not boards:
-        raise InputError(f"no scores of metric {metric!r}; there are {some(scores['metric'].unique(), 20)}.")
+        raise InputError(
+            f"no scores of metric {metric!r} with fallback {fallback!r}; there are {some(scores['metric'].unique(), 20)}."
+        )
     board = pd.concat(boards, ignore_index=True)
     if marks is None:
         return board.assign(verdict="unknown", why="")
@@ -193,9 +195,11 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     used = rows[rows["fallback"] == fallback]
     grouped = used.groupby(keys, sort=False, observed=True)
     board = grouped["value"].agg(mean="mean", sd="std", n_folds="count")
-    board["coverage"] = grouped["n_covered"].sum() / grouped["n_test"].sum()
-    board["n_test"] = used.drop_duplicates(["fold", "seed"])["n_test"].sum() // used["seed"].nunique()
-    board["n_undefined"] = grouped["n_undefined"].sum() if "n_undefined" in used else 0
+    # Of imported results it may not be known what was tested and covered.
+    board["coverage"] = grouped["n_covered"].sum(min_count=1) / grouped["n_test"].sum(min_count=1)
+    tested = used.drop_duplicates(["fold", "seed"])["n_test"].sum(min_count=1)
+    board["n_test"] = pd.array([pd.NA if pd.isna(tested) else int(tested) // used["seed"].nunique()] * len(board), dtype="Int64")
+    board["n_undefined"] = grouped["n_undefined"].sum().astype(int) if "n_undefined" in used else 0
     board = board.join(means, how="left").reset_index()
     best = np.nanargmax if higher else np.nanargmin
 
@@ -255,7 +259,7 @@ def overall(board: pd.DataFrame) -> pd.DataFrame:
         screens=("screen", lambda s: ", ".join(sorted(set(s)))),
         tasks=("mean", "count"), mean_rank=("share", "mean"), wins=("first", "sum"),
         mean_gap_closed=("gap_closed", "mean"), tasks_above_floor=("above", "sum"), tasks_seen=("trained", "sum"),
-        mean_coverage=("coverage", "mean"),
+        mean_coverage=("coverage", lambda c: c.mean(skipna=False)),
     ).reset_index()  # fmt: skip
     table.insert(0, "screens", table.pop("screens"))
     return table.sort_values(["simulated", "screens", "mean_rank", "mean_gap_closed"], ascending=[True, True, True, False],
@@ -298,7 +302,7 @@ def summary(board: pd.DataFrame) -> list[str]:
         elif np.isfinite(best["floor"]) and np.isfinite(best["ceiling"]):
             text += (f"; gap closed is undefined: {ceiling_name(best['ceiling_by'])} ({best['ceiling']:.4g}) is not better than the "
                      "floor, the noise being as large as the responses")  # fmt: skip
-        if best["n_test"] < FEW:
+        if pd.notna(best["n_test"]) and best["n_test"] < FEW:
             text += f"; only {best['n_test']} perturbations were tested, which cannot tell methods with overlapping intervals apart"
         sentences.append(text + ".")
     return sentences

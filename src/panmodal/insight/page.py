@@ -14,7 +14,7 @@ from panmodal.evaluation.metrics import METRICS
 from panmodal.insight.gaps import ORACLE, TASK, gap_table
 from panmodal.insight.leaderboard import ceiling_name, leaderboard, overall, summary
 from panmodal.insight.plots import fold_plot, to_svg
-from panmodal.insight.terminal import interval, note_for, number, task_title
+from panmodal.insight.terminal import interval, note_for, number, share, task_title
 from panmodal.screens.ceilings import ESTIMATORS
 
 
@@ -79,6 +79,7 @@ def render_page(
     )
     environment.filters["number"] = number
     environment.filters["interval"] = interval
+    environment.filters["share"] = share
     environment.filters["recipe"] = _recipe
     template = environment.from_string(files("panmodal.insight").joinpath("page.html.j2").read_text(encoding="utf-8"))
     cards, screens, splits = _inputs(runs)

@@ -58,6 +58,11 @@ def number(value: float, digits: int = 3) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
+def share(value: float) -> str:
+    """Format a share in percent; "unknown" where it is not known."""
+    return "unknown" if pd.isna(value) else f"{100 * value:.0f} %"
+
+
 def task_title(rows: pd.DataFrame) -> str:
     """One line naming the task of some leaderboard rows."""
     first = rows.iloc[0]
@@ -95,7 +100,7 @@ def task_tables(board: pd.DataFrame, limit: int | None = None) -> list[Table]:
             table.add_row(
                 "" if pd.isna(row.rank) else str(row.rank), escape(f"{row.embedding}{note}"), escape(str(row.probe)),
                 number(row.mean), number(row.sd), number(row.gap_closed), *between,
-                f"{row.folds_above_floor}/{row.n_folds}", "" if row.role == "baseline" else f"{100 * row.coverage:.0f} %",
+                f"{row.folds_above_floor}/{row.n_folds}", "" if row.role == "baseline" else share(row.coverage),
                 number(getattr(row, other)),
                 style=STYLES.get(row.role, ""),
             )  # fmt: skip
@@ -129,6 +134,6 @@ def overall_table(board: pd.DataFrame) -> Table:
         table.add_row(
             escape(f"{row.embedding}{seen}"), escape(str(row.probe)), escape(f"{row.modality}{marked}"), str(row.tasks),
             number(row.mean_rank, 2), str(row.wins), number(row.mean_gap_closed), f"{row.tasks_above_floor}/{row.tasks}",
-            f"{100 * row.mean_coverage:.0f} %",
+            share(row.mean_coverage),
         )  # fmt: skip
     return table
