@@ -516,3 +516,11 @@ def test_large_results_are_quick():
     start = time.perf_counter()
     displays(evidence)
     assert time.perf_counter() - start < 15
+
+
+def test_coverage_that_is_not_known_is_said_to_be():
+    from panmodal.insight.rank_words import uneven
+
+    table = pd.DataFrame({"embedding": ["a", "b"], "coverage": [float("nan"), 1.0]})
+    assert uneven(table["coverage"], table, "here") == "here: the coverage of 1 of 2 methods is not known."
+    assert uneven(pd.Series([0.99, 1.0]), table, "here") == ""

@@ -84,6 +84,8 @@ def trained(table: pd.DataFrame, where: str) -> str:
 
 def uneven(coverage: pd.Series, table: pd.DataFrame, where: str) -> str:
     """Say that coverage differs, by more than a twentieth of the ids."""
+    if coverage.isna().any():
+        return f"{where}: the coverage of {int(coverage.isna().sum())} of {len(table)} methods is not known."
     low, high = int(coverage.argmin()), int(coverage.argmax())
     if coverage.iloc[high] - coverage.iloc[low] <= 0.05:
         return ""

@@ -286,6 +286,8 @@ def _moved(
     board: Board, common: Board | None, table: pd.DataFrame, where: str, samples: Values | None, alpha: float
 ) -> list[str]:
     """Say whether the leader or the order changes on the ids in common."""
+    if table["coverage"].isna().any():
+        return []  # said with the ranks
     spread = f"{100 * table['coverage'].min():.0f} to {100 * table['coverage'].max():.0f} %"
     if (table["coverage"] >= 1).all():
         return []
