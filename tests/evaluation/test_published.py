@@ -15,24 +15,19 @@ from panmodal.evaluation.imported import keep_imported, write_imported
 from panmodal.evaluation.layouts import PUBLISHED, read_layout
 from panmodal.evaluation.published import import_scores
 from panmodal.evaluation.store import Store
-from panmodal.insight import terminal
 from panmodal.insight.evidence import Evidence
 from panmodal.insight.leaderboard import leaderboard, summary
 from panmodal.insight.paper import (
     best_single,
     context_table,
-    family_table,
     fusion_table,
     part,
     protocol_table,
-    rank_table,
 )
 from panmodal.insight.paper_figures import displays, family_sentences, fusion_sentences, rank_sentences
+from panmodal.insight.paper_ranks import family_table, rank_table
 
 LINES = ("A", "B", "C")
-unknown_coverage = pytest.mark.skipif(
-    not hasattr(terminal, "share"), reason="the leaderboard does not take unknown coverage yet"
-)
 LEVELS = {  # method: label, family, probe, L2 above the line's level
     "no change baseline": ("No Change", "Negative Control", "", 3.0),
     "context mean baseline": ("Train Mean", "Negative Control", "", 2.0),
@@ -340,7 +335,6 @@ def test_tables_and_places_that_are_none(toy_scores, tmp_path, refuses):
     refuses(["not a results folder"], write_imported, toy_scores, tmp_path / "full", error=StoreError)
 
 
-@unknown_coverage
 def test_the_leaderboard_takes_imported_results(toy_scores, tmp_path):
     write_imported(toy_scores, tmp_path / "r")
     store = Store(tmp_path / "r")
@@ -356,7 +350,6 @@ def test_the_leaderboard_takes_imported_results(toy_scores, tmp_path):
         leaderboard(store.scores(), fallback="common")
 
 
-@unknown_coverage
 def test_the_terminal_shows_unknown_coverage(toy_scores, tmp_path, cli):
     write_imported(toy_scores, tmp_path / "r")
     printed = cli("leaderboard", tmp_path / "r", "--html", tmp_path / "b.html")

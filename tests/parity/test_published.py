@@ -9,8 +9,9 @@ import pytest
 from panmodal.evaluation.layouts import PUBLISHED
 from panmodal.evaluation.published import import_scores
 from panmodal.insight.evidence import Evidence
-from panmodal.insight.paper import best_single, family_table, fusion_table, part, protocol_table, rank_table
+from panmodal.insight.paper import best_single, fusion_table, part, protocol_table
 from panmodal.insight.paper_figures import displays
+from panmodal.insight.paper_ranks import family_table, rank_table
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 SCORES = REFERENCE / "published_scores.csv.gz"

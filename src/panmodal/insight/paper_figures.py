@@ -14,13 +14,11 @@ from panmodal.insight.paper import (
     FUSION,
     MANY,
     context_table,
-    family_table,
     fusion_table,
-    groups,
     part,
     protocol_table,
-    rank_table,
 )
+from panmodal.insight.paper_ranks import family_table, groups, rank_table
 from panmodal.insight.plots import COLOURS, INK, set_ink
 
 if TYPE_CHECKING:
@@ -118,7 +116,7 @@ def context_figure(table: pd.DataFrame) -> Figure:
 
 
 def rank_figure(table: pd.DataFrame) -> Figure:
-    """Draw figure 2 from :func:`~panmodal.insight.paper.rank_table`: mean ranks with intervals, coloured by family."""
+    """Draw figure 2 from :func:`~panmodal.insight.paper_ranks.rank_table`: mean ranks with intervals, coloured by family."""
     from matplotlib.figure import Figure
 
     sets = list(dict.fromkeys(table["set"]))
