@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from panmodal import cli_cells, cli_check, cli_curve, cli_data, cli_embed, cli_import, cli_results
+from panmodal import (
+    cli_advise,
+    cli_cells,
+    cli_check,
+    cli_curve,
+    cli_data,
+    cli_embed,
+    cli_import,
+    cli_report,
+    cli_results,
+)
 from panmodal._console import console_for, plain, trial_progress
 from panmodal._version import __version__
 from panmodal.cli_cells import show_facts
@@ -57,7 +67,9 @@ AllowPickle = Annotated[
 cli_cells.register(app)
 cli_embed.register(app)
 cli_data.register(app)
+cli_report.register(app)
 cli_results.register(app)
+cli_advise.register(app)
 cli_check.register(app)
 cli_curve.register(app)
 cli_import.register(app)
