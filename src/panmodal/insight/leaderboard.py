@@ -198,7 +198,9 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     # Of imported results it may not be known what was tested and covered.
     board["coverage"] = grouped["n_covered"].sum(min_count=1) / grouped["n_test"].sum(min_count=1)
     tested = used.drop_duplicates(["fold", "seed"])["n_test"].sum(min_count=1)
-    board["n_test"] = pd.array([pd.NA if pd.isna(tested) else int(tested) // used["seed"].nunique()] * len(board), dtype="Int64")
+    board["n_test"] = pd.array(
+        [pd.NA if pd.isna(tested) else int(tested) // used["seed"].nunique()] * len(board), dtype="Int64"
+    )
     board["n_undefined"] = grouped["n_undefined"].sum().astype(int) if "n_undefined" in used else 0
     board = board.join(means, how="left").reset_index()
     best = np.nanargmax if higher else np.nanargmin

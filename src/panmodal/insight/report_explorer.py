@@ -166,7 +166,8 @@ def gene_table(evidence: Evidence, rows: pd.DataFrame, top: int = TOP_OF_GENES, 
             errors, base = np.zeros(len(kept)), np.zeros(len(kept))
             for digest in own["trial"]:
                 predicted = evidence.read_predictions(str(digest))
-                true = truth.values[np.ix_([truth.row[i] for i in predicted.ids], kept)].astype(np.float64)
+                rows_of = np.array([truth.row[i] for i in predicted.ids])
+                true = truth.values[np.ix_(rows_of, kept)].astype(np.float64)
                 errors += ((predicted.values[:, kept] - true) ** 2).sum(axis=0)
                 base += ((predicted.fallback[kept] - true) ** 2).sum(axis=0)
             removed[method_name(embedding, probe)] = 1 - errors / np.where(base > 0, base, np.nan)

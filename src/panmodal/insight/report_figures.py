@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,7 +134,7 @@ def fold_displays(evidence: Evidence, board: pd.DataFrame) -> list[Display]:
         made.append(Display(
             f"folds-{number}", f"Folds: {task_title(rows)}", own[columns].reset_index(drop=True),
             "A box over folds and a dot for each fold. Dashed: the floor; dotted: the ceiling, or an arrow where it lies far off.",
-            draw=lambda table, rows=rows: fold_plot(table, rows),
+            draw=partial(fold_plot, board=rows),
         ))  # fmt: skip
     return made
 

@@ -102,7 +102,8 @@ def draw(display: Display) -> Figure:
     import matplotlib as mpl
 
     names = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    with mpl.rc_context({**dict.fromkeys(names, INK), "axes.facecolor": "none", "legend.facecolor": "none"}):
+    inks: dict[Any, Any] = {**dict.fromkeys(names, INK), "axes.facecolor": "none", "legend.facecolor": "none"}
+    with mpl.rc_context(inks):
         return display.plot()
 
 
