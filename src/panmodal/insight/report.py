@@ -12,9 +12,10 @@ import pandas as pd
 from panmodal.errors import InputError, PanmodalError
 from panmodal.insight import report_methods as of_methods
 from panmodal.insight.display import Display
-from panmodal.insight.leaderboard import ceiling_name, summary
+from panmodal.insight.leaderboard import ceiling_name, overall, summary
 from panmodal.insight.report_explorer import explorer
 from panmodal.insight.report_figures import board_displays, map_display, over_tasks, report_board, task_labels, tasks_of
+from panmodal.insight.report_narrow import narrow
 from panmodal.insight.report_parts import (
     figure_html,
     json_in_html,
@@ -113,13 +114,14 @@ def make_report(
     title
         Title of the page.
     """
-    board = report_board(evidence, metric=metric, fallback=fallback, ceiling=ceiling, marks=marks)
+    whole = report_board(evidence, metric=metric, fallback=fallback, ceiling=ceiling, marks=marks)
+    evidence, board, narrowed = narrow(evidence, whole)
     wanted = [s.name for s in SECTIONS] if sections is None else list(sections)
     drawn = collect(evidence, board, [LEADERBOARD, *(name for name in wanted if name != CHECKS)])
     own = drawn.pop(LEADERBOARD)
     assert not isinstance(own, str)
     of_board = {d.name: d for d in own}
-    tables = {d.name: d.table for d in own}
+    tables = {d.name: d.table for d in own} | {"leaderboard": whole, "over-tasks": overall(whole)}
     checks = _checks(evidence) if CHECKS in wanted else {"summary": []}
     if "frame" in checks:
         tables[CHECKS] = checks["frame"]
@@ -140,11 +142,12 @@ def make_report(
     tables.update(own_tables)
     labels = task_labels(board).values()
     parts = {
-        "summary": headline(board), "advice": _first_sentences(drawn.get("advice")), "checks": checks,
+        "summary": headline(whole), "advice": _first_sentences(drawn.get("advice")), "checks": checks,
         "tasks": [
             _task(k, rows, of_board, short) for k, (rows, short) in enumerate(zip(tasks_of(board), labels, strict=True), 1)
         ], "map": _map(board),
-        "overall": table_html(of_board["over-tasks"].table, "Over tasks"), "note": note_for(board), "explorer": explored,
+        "overall": table_html(tables["over-tasks"], "Over tasks"), "note": f"{narrowed} {note_for(whole)}".strip(),
+        "explorer": explored,
         "methods": of_methods.methods(evidence, board), "citations": of_methods.citations(evidence, board),
         "provenance": [(name, table_html(table, name.capitalize())) for name, table in of_methods.provenance(evidence).items()],
         "configs": of_methods.configs(evidence), "simulated": bool(board["simulated"].any()),
