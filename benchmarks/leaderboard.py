@@ -4,7 +4,8 @@
    scores.parquet and perturbations.parquet, the rows of a task together.
 2. The leaderboard, with bootstrap intervals of the gap closed over perturbations, is made in a process of its own; peak memory is
    taken from the kernel.
-3. A few tasks are made again in the straightforward way, pandas on the whole table with pivots, and must agree.
+3. The whole report is made in another process, which draws its sections from the leading methods on some of the tasks.
+4. A few tasks are made again in the straightforward way, pandas on the whole table with pivots, and must agree.
 
     python benchmarks/leaderboard.py
     python benchmarks/leaderboard.py --methods 50 --tasks 10
@@ -41,6 +42,23 @@ board.to_parquet(folder / "board.parquet")
 # Not ru_maxrss, which begins with the memory of the process that started this one.
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 2**20
 print(json.dumps({"seconds": seconds, "peak": peak, "rows": len(board)}))
+"""
+
+REPORT = """
+import json, sys, time
+import pandas as pd
+from pathlib import Path
+from panmodal.evaluation.rows import StoredRows
+from panmodal.insight.evidence import Evidence
+from panmodal.insight.report import make_report
+from panmodal.insight.report_write import write_page
+folder = Path(sys.argv[1])
+start = time.perf_counter()
+evidence = Evidence(pd.read_parquet(folder / "scores.parquet"), StoredRows(folder / "perturbations.parquet"))
+size = write_page(make_report(evidence), folder / "report.html")
+seconds = time.perf_counter() - start
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 2**20
+print(json.dumps({"seconds": seconds, "peak": peak, "size": size}))
 """
 
 
@@ -129,6 +147,9 @@ def main() -> None:
         print(
             f"leaderboard of {found['rows']} rows, with intervals: {found['seconds']:.1f} s, peak memory {found['peak']:.2f} GiB"
         )
+        done = subprocess.run([sys.executable, "-c", REPORT, str(folder)], check=True, capture_output=True, text=True)
+        page = json.loads(done.stdout)
+        print(f"report: {page['size'] / 1e6:.1f} MB, {page['seconds']:.1f} s, peak memory {page['peak']:.2f} GiB")
         trials = pd.read_parquet(folder / "scores.parquet").query("fallback == 'filled'")
         stored, seconds = StoredRows(folder / "perturbations.parquet"), []
         for task, own in list(trials.groupby(TASK, sort=False))[:2]:
