@@ -124,6 +124,13 @@ def run(
             help="Embedding: FILE, NAME=FILE, FILE.h5ad#KEY (#* for all), a shipped one or DATASET/NAME. Repeat."
         ),
     ] = None,
+    fusion: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also fuse the embeddings: METHOD, as kernels or stack (panmodal list fusions), or "
+            "NAME=METHOD(KEY=VALUE, ...):EMBEDDING,EMBEDDING. Repeat."
+        ),
+    ] = None,
     id_col: IdCol = None,
     out: Annotated[
         str | None, typer.Option(help="Results folder; finished trials in it are not computed again.")
@@ -186,7 +193,7 @@ def run(
 
     fields: dict[str, Any] = read_config(config) if config else {}
     given = {
-        "screen": screen, "embeddings": embedding, "id_col": id_col, "out": out, "name": name, "response": response,
+        "screen": screen, "embeddings": embedding, "fusions": fusion, "id_col": id_col, "out": out, "name": name, "response": response,
         "pert_col": pert_col, "context_col": context_col, "context": context, "contexts": contexts,
         "drop_controls": drop_controls, "datasets": dataset, "match": match,
         "splits": splits, "folds": folds, "seed": seed, "unseen": unseen,
@@ -263,10 +270,10 @@ def inspect(
 @app.command(name="list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="probes, metrics, ceilings, screens, embeddings, builders or all.")
+        str, typer.Argument(help="probes, fusions, metrics, ceilings, screens, embeddings, builders or all.")
     ] = "all",
 ) -> None:
-    """List what there is: probes, metrics, ceilings, shipped screens and embeddings, builders of embeddings.
+    """List what there is: probes, fusions, metrics, ceilings, shipped screens and embeddings, builders of embeddings.
 
     Example: `panmodal list metrics`
     """
@@ -275,6 +282,7 @@ def list_(
     from panmodal.embeddings.builders import builders
     from panmodal.embeddings.embedded import EMBEDDED
     from panmodal.evaluation.metrics import METRICS
+    from panmodal.fusion.base import fusions
     from panmodal.probes.base import probes
     from panmodal.screens.ceilings import ESTIMATORS
     from panmodal.screens.embedded import EMBEDDED_SCREENS
@@ -283,6 +291,9 @@ def list_(
         "probes": (("probe", "responses", "what", "parameter", "grid"),
                    [(p.name, ", ".join(p.kinds), p.description, p.parameter, " ".join(f"{v:g}" for v in p.grid))
                     for p in probes().values()]),
+        "fusions": (("fusion", "responses", "what", "options", "needs"),
+                    [(f.name, ", ".join(f.kinds), f.description, ", ".join(f.options.model_fields),
+                      f"panmodal[{f.extra}]" if f.extra else "") for f in fusions().values()]),
         "metrics": (("metric", "responses", "of each", "better", "what"),
                     [(m.name, ", ".join(m.kinds), m.axis, "higher" if m.higher_is_better else "lower", m.formula)
                      for m in METRICS.values()]),

@@ -37,7 +37,7 @@ def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen
         metrics=config.metrics, permuted=config.permuted, n_jobs=config.n_jobs, overwrite=config.overwrite,
         keep_predictions=config.keep_predictions, progress=progress, on_plan=on_plan,
         about={"config": config.model_dump(mode="json", exclude_defaults=True)}, ceilings=config.load_ceilings(screen),
-        device=config.device, match=config.match,
+        device=config.device, match=config.match, fusions=config.fusions,
     )  # fmt: skip
     write_text(Path(config.out) / "config.yaml", config.to_yaml())
     return results

@@ -14,6 +14,7 @@ from panmodal.embeddings.embedding import Embedding
 from panmodal.embeddings.reading import obsm_keys, read_embedding
 from panmodal.errors import InputError, some
 from panmodal.evaluation.ceilings import find_ceilings
+from panmodal.evaluation.fusion_input import FusionInput
 from panmodal.screens.ceilings import Ceilings
 from panmodal.screens.embedded import EMBEDDED_SCREENS, embedded_screen
 from panmodal.screens.reading import read_screen
@@ -88,6 +89,7 @@ class RunConfig(BaseModel):
     screen: str
     embeddings: tuple[EmbeddingInput, ...] = Field(min_length=1)
     out: str
+    fusions: tuple[FusionInput, ...] = ()
     id_col: str | None = None
     name: str | None = None
     response: str | None = None
@@ -122,6 +124,15 @@ class RunConfig(BaseModel):
             value = [value]
         if isinstance(value, list | tuple):
             return tuple(EmbeddingInput.parse(v) if isinstance(v, str) else v for v in value)
+        return value
+
+    @field_validator("fusions", mode="before")
+    @classmethod
+    def _fusions(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple):
+            return tuple(FusionInput.parse(v) if isinstance(v, str) else v for v in value)
         return value
 
     @field_validator("context_col", "contexts", "datasets", "probes", "metrics", mode="before")

@@ -91,5 +91,5 @@ def read_evidence(path: str | Path) -> Evidence:
 
     return Evidence(
         store.scores(), store.rows(), store.ceilings(), store.resampled(), store.quality(), runs, truth, predictions,
-        embedding,
+        embedding, store.fusions(),
     )  # fmt: skip

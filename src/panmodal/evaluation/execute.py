@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from panmodal._version import __version__
 from panmodal.errors import PanmodalError
 from panmodal.evaluation.class_metrics import LabelComparison
 from panmodal.evaluation.compare import baseline_row, compare, fill_row, has_classes
+from panmodal.evaluation.execute_fusion import FusionJob, expected_error, tables_of
 from panmodal.evaluation.gene_scores import store_gene_scores
 from panmodal.evaluation.metrics import METRICS, Comparison, score_rows
 from panmodal.evaluation.plan import Group
@@ -22,6 +24,7 @@ from panmodal.evaluation.scores import as_row_table
 from panmodal.evaluation.store import Store
 from panmodal.evaluation.trials import Predictions, Trial
 from panmodal.evaluation.workspace import ContextData, SourceData, Workspace, close_matrices, open_matrix
+from panmodal.fusion.base import Fitted
 from panmodal.probes.base import get_probe, select
 from panmodal.probes.design import Design, LabelTargets, Targets
 
@@ -65,6 +68,8 @@ def run_group(group: Group, workspace: Workspace, options: Options) -> int:
         by_context.setdefault(trial.context, []).append(trial)
     designs: dict[tuple[tuple[str, ...], tuple[str, ...]], Design] = {}
     done = 0
+    if group.source in workspace.fusions:
+        return run_fusion(group, workspace, options, by_context)
     with threadpool_limits(limits=1):
         for context, trials in by_context.items():
             job = _ContextJob(workspace, context, group.fold, options.device)
@@ -76,6 +81,50 @@ def run_group(group: Group, workspace: Workspace, options: Options) -> int:
     # loky restarts workers whose memory grows: pages of maps must not look like a leak.
     close_matrices()
     return done
+
+
+def run_fusion(group: Group, workspace: Workspace, options: Options, by_context: dict[str, list[Trial]]) -> int:
+    """Run and store the trials of one fusion and fold: one of each context."""
+    from threadpoolctl import threadpool_limits
+
+    store, data = Store(options.store), workspace.fusions[group.source]
+    here = data.contexts if data.joint else tuple(by_context)
+    jobs = {c: _ContextJob(workspace, c, group.fold, options.device) for c in here}
+    fusion = FusionJob(
+        data, {c: j.train for c, j in jobs.items()}, {c: j.targets for c, j in jobs.items()}, options.device,
+        store.path / "checkpoints",
+    )  # fmt: skip
+    fitted: Fitted | None = None
+    with threadpool_limits(limits=1):
+        for context, (trial,) in by_context.items():
+            started = time.perf_counter()
+            job = jobs[context]
+            with _told_of(trial):
+                if fitted is None or not data.joint:
+                    fitted = fusion.fit(here if data.joint else (context,), trial)
+                covered, found = fusion.predict(fitted, context, job.test)
+            values = np.tile(job.filled, (len(job.test), 1))
+            if found is not None:
+                values[covered] = found.values
+            record = _record(trial, fitted.hyperparameters, time.perf_counter() - started)
+            result = Predictions(list(job.test), covered, values, job.filled, record, expected_error(found, covered))
+            store.write_fusion(trial.digest, tables_of(fitted, context))
+            store.write_trial(trial.digest, _kept(result, options.keep_predictions))
+            store_scores(store, trial.digest, result, job.comparison(result), options.metrics)
+    close_matrices()
+    return len(by_context)
+
+
+@contextmanager
+def _told_of(trial: Trial) -> Iterator[None]:
+    """Name the trial in which an error occurred."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, PanmodalError) else f"{type(error).__name__}: {error}"
+        raise PanmodalError(
+            f"{trial.screen}, {trial.context}, fold {trial.fold}, {trial.embedding}, {trial.probe}: {reason}"
+        ) from error
 
 
 class _ContextJob:
@@ -151,16 +200,11 @@ def _predictions(
     targets = job.targets(train)
     covered = np.array([i in where for i in job.test])
     for trial in trials:
-        try:
+        with _told_of(trial):
             probe = get_probe(trial.probe)
             selection = select(probe, design, targets)
             values = filled.copy()
             values[covered] = probe.predict(design.final, targets, selection.value)
-        except Exception as error:
-            reason = str(error) if isinstance(error, PanmodalError) else f"{type(error).__name__}: {error}"
-            raise PanmodalError(
-                f"{trial.screen}, {trial.context}, fold {trial.fold}, {trial.embedding}, {trial.probe}: {reason}"
-            ) from error
         chosen = {
             probe.parameter: selection.value,
             "components": int(design.final.z_train.shape[1]),

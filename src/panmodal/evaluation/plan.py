@@ -17,6 +17,8 @@ from panmodal.embeddings.controls import (
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, some
 from panmodal.evaluation.compare import baselines
+from panmodal.evaluation.fusion_input import FUSION, FusionInput
+from panmodal.evaluation.fusion_plan import FusionPlan, plan_fusion
 from panmodal.evaluation.trials import BASELINE, Trial, dependencies
 from panmodal.identifiers import CompoundResolver, CompoundTable
 from panmodal.identifiers.compound_table import CID_COLUMNS, KEY_COLUMNS, SMILES_COLUMNS
@@ -27,11 +29,12 @@ from panmodal.screens.splits import Split, audit
 from panmodal.studies import seen
 
 RESERVED = (BASELINE, RANDOM, IDEALISED)
+BASELINE_MODALITY = "baseline"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What stands in the embedding column: an embedding with its role, or nothing (baselines).
+    """What stands in the embedding column: an embedding with its role, a fusion of several, or nothing (baselines).
 
     ``standardise`` is False for the idealised oracle: its dimensions are principal components and carry their scale.
     """
@@ -40,6 +43,28 @@ class Source:
     role: str
     contexts: tuple[str, ...]
     standardise: bool = True
+    fusion: FusionPlan | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in the embedding column."""
+        if self.fusion is not None:
+            return self.fusion.name
+        return self.embedding.name if self.embedding is not None else BASELINE
+
+    @property
+    def modality(self) -> str:
+        """What kind of embedding it is."""
+        if self.fusion is not None:
+            return FUSION
+        return self.embedding.card.modality if self.embedding is not None else BASELINE_MODALITY
+
+    @property
+    def digest(self) -> str | None:
+        """What a trial's digest holds of it."""
+        if self.fusion is not None:
+            return self.fusion.digest
+        return self.embedding.digest if self.embedding is not None else None
 
 
 @dataclass(frozen=True)
@@ -99,6 +124,7 @@ def make_plan(
     seed: int = 42,
     permuted: bool = False,
     match: str = "auto",
+    fusions: Sequence[FusionInput] = (),
 ) -> Plan:
     """Lay out every trial, after all checks that need no fitting.
 
@@ -116,7 +142,7 @@ def make_plan(
     chosen = choose_probes(screen.response, probe_names)
     ids = screen.pert_ids
     notes = [*screen.notes, *audit(split, ids, f"screen {screen.name!r}")]
-    _check_names(embeddings)
+    _check_names([e.name for e in embeddings], [])
     contexts = tuple(screen.contexts)
     sides = {(c, f): split.sides(screen.ids_in(c), f) for c in contexts for f in split.numbers}
     for (context, fold), (train, test) in sides.items():
@@ -140,6 +166,11 @@ def make_plan(
         sources.append(Source(narrow, "embedding", contexts))
         if permuted:
             sources.append(Source(permuted_embedding(narrow, ids, seed), "control", contexts))
+    for asked in fusions:
+        sources += _fusion_sources(asked, sources, screen, permuted)
+    _check_names(
+        [s.name for s in sources if s.role == "embedding" and s.fusion is None], [s.fusion for s in sources if s.fusion]
+    )
     sources.append(Source(random_embedding(ids, seed), "control", contexts))
     for context in contexts:
         oracle = idealised_embedding(*screen.responses(context))
@@ -157,20 +188,22 @@ def _trials(
     screen: Screen, split: Split, digests: dict[str, str], source: Source, fold: int, chosen: Sequence[Probe], seed: int
 ) -> list[Trial]:
     made = []
-    embedding = source.embedding
-    none = [{"name": name, "rule": 1} for name in baselines(screen.response)]
-    identities = none if embedding is None else [p.identity() for p in chosen]
+    if source.fusion is not None:
+        identities = [source.fusion.identity({c: digests[c] for c in source.contexts})]
+    elif source.embedding is None:
+        identities = [{"name": name, "rule": 1} for name in baselines(screen.response)]
+    else:
+        identities = [p.identity() for p in chosen]
     for context in source.contexts:
         for identity in identities:
             # The row permutation and the random vectors are in the embedding's digest already.
             depends = dependencies(
                 responses=digests[context], split=split.digest, fold=fold, probe=identity, standardise=source.standardise,
-                embedding=embedding.digest if embedding else None, seed=seed if embedding else 0,
+                embedding=source.digest, seed=seed if source.digest else 0,
             )  # fmt: skip
             made.append(Trial(
                 screen=screen.name, context=context, response=screen.response, split=split.name, fold=fold,
-                embedding=embedding.name if embedding else BASELINE, probe=str(identity["name"]), seed=seed,
-                role=source.role, modality=embedding.card.modality if embedding else "baseline",
+                embedding=source.name, probe=str(identity["name"]), seed=seed, role=source.role, modality=source.modality,
                 simulated=screen.simulated, depends=depends, seen=_seen(source, screen),
             ))  # fmt: skip
     return made
@@ -196,20 +229,51 @@ def own_compounds(screen: Screen) -> CompoundResolver | None:
 
 def _seen(source: Source, screen: Screen) -> str:
     """Whether the embedding was trained on the screen's data set; controls and baselines were not."""
-    if source.embedding is None or source.role != "embedding":
+    if source.role != "embedding" or source.digest is None:
         return "no"
+    if source.fusion is not None:
+        own = {seen(e.card.trained_on, screen.datasets) for e in source.fusion.embeddings}
+        return "yes" if "yes" in own else "unknown" if "unknown" in own else "no"
+    assert source.embedding is not None
     return seen(source.embedding.card.trained_on, screen.datasets)
 
 
-def _check_names(embeddings: Sequence[Embedding]) -> None:
-    names = [e.name for e in embeddings]
+def _fusion_sources(asked: FusionInput, sources: Sequence[Source], screen: Screen, permuted: bool) -> list[Source]:
+    """Return the source of a fusion, and with ``permuted`` that of the same fusion of row-permuted embeddings."""
+    by_name = {s.name: k for k, s in enumerate(sources) if s.embedding is not None and s.fusion is None}
+    names = [n for n, k in by_name.items() if sources[k].role == "embedding"]
+    chosen = asked.chosen(names)
+    contexts = tuple(screen.contexts)
+    found = []
+    for suffix, role in (("", "embedding"), (PERMUTED_SUFFIX, "control"))[: 1 + permuted]:
+        members = tuple(by_name[n + suffix] for n in chosen)
+        embeddings = [e for k in members if (e := sources[k].embedding) is not None]
+        plan = plan_fusion(asked, members, embeddings, screen.response, suffix)
+        found.append(Source(None, role, contexts, fusion=plan))
+    return found
+
+
+def _check_names(names: Sequence[str], fusions: Sequence[FusionPlan]) -> None:
+    labels = [(f.name, f.label) for f in fusions]
+    same = sorted({f"{n} ({m})" for n, m in labels if labels.count((n, m)) > 1})
+    if same:
+        raise InputError(f"two fusions are named {some(same)}. Name them apart: --fusion NAME=METHOD.")
+    clash = sorted({n for n, _ in labels if n in names})
+    if clash:
+        raise InputError(
+            f"{some(clash)} is the name of an embedding and of a fusion. Name them apart: --fusion NAME=METHOD."
+        )
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise InputError(f"two embeddings are named {some(twice)}. Name them apart: --embedding NAME=FILE.")
-    taken = [n for n in names if n in RESERVED or n.endswith(PERMUTED_SUFFIX)]
+    taken = [
+        n
+        for n in (*names, *(f.name.removesuffix(f.suffix) for f in fusions))
+        if n in RESERVED or n.endswith(PERMUTED_SUFFIX)
+    ]
     if taken:
         raise InputError(
-            f"{some(taken)} is the name of a control. Name the embedding otherwise: --embedding NAME=FILE."
+            f"{some(taken)} is the name of a control. Name it otherwise: --embedding NAME=FILE, --fusion NAME=METHOD."
         )
 
 

@@ -16,6 +16,7 @@ from panmodal.errors import InputError, StoreError
 from panmodal.evaluation.ceilings import store_ceilings
 from panmodal.evaluation.compare import has_classes
 from panmodal.evaluation.execute import Options, run_groups, store_scores
+from panmodal.evaluation.fusion_input import FusionInput
 from panmodal.evaluation.gene_scores import compile_resampled, compile_totals, trial_comparison
 from panmodal.evaluation.imported import keep_imported
 from panmodal.evaluation.metrics import METRICS, metrics_for
@@ -104,6 +105,7 @@ def run(
     ceilings: Ceilings | None = None,
     device: str = "cpu",
     match: str = "auto",
+    fusions: Sequence[FusionInput | str] = (),
 ) -> Results:
     """Benchmark embeddings on a screen.
 
@@ -141,6 +143,8 @@ def run(
         Where probes that can use an accelerator compute: ``cpu``, or a torch device such as ``cuda`` (then in one process).
     match
         How ids of embeddings that the screen writes otherwise are found: ``auto``, ``genes``, ``compounds`` or ``exact`` (not).
+    fusions
+        Fusions of the embeddings to be run beside them, such as ``kernels`` (see :meth:`FusionInput.parse`).
 
     Raises
     ------
@@ -158,7 +162,10 @@ def run(
     if ceilings is not None:
         ceilings.check(screen)
     split = split or make_split(screen.pert_ids, n_folds=folds, seed=seed)
-    plan = make_plan(screen, embeddings, split, probe_names=probes, seed=seed, permuted=permuted, match=match)
+    asked = [FusionInput.parse(f) if isinstance(f, str) else f for f in fusions]
+    plan = make_plan(
+        screen, embeddings, split, probe_names=probes, seed=seed, permuted=permuted, match=match, fusions=asked
+    )
     if on_plan:
         on_plan(plan)
     store = Store(out, create=True)
@@ -244,7 +251,9 @@ def _execute(
 
 
 def _width(plan: Plan, source: int) -> int:
-    embedding = plan.sources[source].embedding
+    embedding, fusion = plan.sources[source].embedding, plan.sources[source].fusion
+    if fusion is not None:
+        return 10**6 + fusion.dims
     return 0 if embedding is None else embedding.dims
 
 
@@ -262,6 +271,7 @@ def _inputs(plan: Plan) -> dict[str, Any]:
              "covered": len(s.embedding.ids), "asked": len(screen.pert_ids)}
             for s in plan.sources if s.embedding is not None
         ],
+        "fusions": [{**s.fusion.record(), "role": s.role} for s in plan.sources if s.fusion is not None],
     }  # fmt: skip
 
 
@@ -304,6 +314,7 @@ def compile_scores(store: Store) -> pd.DataFrame:
     scores = scores.merge(pd.DataFrame(available, columns=["trial", "metric"]), on=["trial", "metric"])
     store.write_perturbations(rows, trials)
     store.compile_ceilings(compile_resampled(trials, about))
+    store.compile_fusions(trials)
     store.write_table("scores", scores)
     keep_imported(store)
     return scores

@@ -115,6 +115,7 @@ class Store:
                 self._rows_path(digest),
                 self._genes_path(digest),
                 self._common_path(digest),
+                self._fusion_path(digest),
             ):
                 path.unlink(missing_ok=True)
 
@@ -132,6 +133,32 @@ class Store:
     def _common_path(self, digest: str) -> Path:
         return self.path / "scores" / digest[:2] / f"{digest}.common.json"
 
+    def _fusion_path(self, digest: str) -> Path:
+        return self.path / "fusions" / digest[:2] / f"{digest}.json"
+
+    def write_fusion(self, digest: str, rows: list[dict[str, Any]]) -> None:
+        """Store what a fusion learned of its members in a trial (:meth:`panmodal.fusion.base.Fitted.tables`)."""
+        write_text(self._fusion_path(digest), json.dumps({"trial": digest, "rows": rows}))
+
+    def read_fusion(self, digest: str) -> list[dict[str, Any]]:
+        """Return what :meth:`write_fusion` stored; empty if absent or damaged."""
+        try:
+            return list(json.loads(self._fusion_path(digest).read_text(encoding="utf-8"))["rows"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+
+    def compile_fusions(self, trials: pd.DataFrame) -> None:
+        """Gather what fusions learned into ``fusions.parquet``, with the labels of their trials; remove it if there is nothing."""
+        labels = ["screen", "context", "response", "split", "fold", "embedding", "probe", "seed", "trial"]
+        own = trials.loc[trials["modality"] == "fusion", labels].to_dict("records")
+        rows = [{**trial, **row, "context": trial["context"], "of_context": row["context"]}
+                for trial in own for row in self.read_fusion(str(trial["trial"]))]  # fmt: skip
+        self._write_or_remove("fusions", pd.DataFrame(rows))
+
+    def fusions(self) -> pd.DataFrame | None:
+        """Read ``fusions.parquet``: one row per trial of a fusion and number that it learned; None if there are none."""
+        return self._read_or_none("fusions")
+
     def write_trial(self, digest: str, predictions: Predictions) -> None:
         """Store the predictions of a trial, atomically; the file's presence means that the trial is done."""
         import pyarrow as pa
@@ -140,6 +167,8 @@ class Store:
                                    "covered": pa.array(predictions.covered)}  # fmt: skip
         if predictions.values is not None:
             columns["prediction"] = packed(predictions.values)
+        if predictions.expected_error is not None:
+            columns["expected_error"] = pa.array(predictions.expected_error.astype(np.float32))
         record = {**predictions.record, "trial": digest, "content": predictions.content}
         meta = {META: json.dumps(record, ensure_ascii=False).encode(),
                 b"train_mean": np.asarray(predictions.train_mean, dtype="<f4").tobytes().hex().encode()}  # fmt: skip
@@ -158,7 +187,8 @@ class Store:
             raise StoreError(f"{self._trial_path(digest)}: holds trial {record.get('trial')}; the file was renamed.")
         values = unpacked(table, "prediction") if "prediction" in table.column_names else None
         mean = np.frombuffer(bytes.fromhex(table.schema.metadata[b"train_mean"].decode()), dtype="<f4")
-        found = Predictions(table["pert_id"].to_pylist(), table["covered"].to_numpy(), values, mean, record)
+        expected = table["expected_error"].to_numpy() if "expected_error" in table.column_names else None
+        found = Predictions(table["pert_id"].to_pylist(), table["covered"].to_numpy(), values, mean, record, expected)
         if found.content != record.get("content"):
             raise StoreError(
                 f"{self._trial_path(digest)}: damaged (its content has another digest than when it was written)."

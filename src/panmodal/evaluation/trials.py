@@ -80,6 +80,8 @@ class Predictions:
         What uncovered rows hold: the mean training response (length t), or for classes the shares of -1 and of +1 (2t); float32.
     record
         Labels, digest, hyper-parameters, seconds and version.
+    expected_error
+        Where a fusion tells its predictive variance: the L2 error that it expects of each id (NaN where not covered), float32.
     """
 
     pert_ids: list[str]
@@ -87,12 +89,13 @@ class Predictions:
     values: NDArray[np.float32] | None
     train_mean: NDArray[np.float32]
     record: dict[str, Any]
+    expected_error: NDArray[np.float32] | None = None
 
     @property
     def content(self) -> str:
         """Digest of ids, coverage and numbers, so that no damage passes unnoticed and two runs can be compared."""
         state = hashlib.sha256(json.dumps(self.pert_ids).encode())
-        for part in (self.covered, self.values, self.train_mean):
+        for part in (self.covered, self.values, self.train_mean, self.expected_error):
             if part is not None:
                 state.update(np.ascontiguousarray(part).tobytes())
         return state.hexdigest()[:LENGTH]

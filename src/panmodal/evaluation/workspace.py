@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,26 @@ class SourceData:
 
 
 @dataclass(frozen=True)
+class FusionData:
+    """What a fusion is made of.
+
+    Attributes
+    ----------
+    asked
+        The user's choice (:class:`~panmodal.evaluation.fusion_input.FusionInput`) as plain values.
+    members
+        Name and vectors of each embedding.
+    contexts, joint
+        What it is fitted on, and whether on all at once.
+    """
+
+    asked: dict[str, Any]
+    members: tuple[tuple[str, SourceData], ...]
+    contexts: tuple[str, ...]
+    joint: bool
+
+
+@dataclass(frozen=True)
 class Workspace:
     """All inputs of a plan, small enough to be sent to every worker."""
 
@@ -54,6 +74,7 @@ class Workspace:
     split: Split
     contexts: dict[str, ContextData]
     sources: dict[int, SourceData]
+    fusions: dict[int, FusionData] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=64)
@@ -105,6 +126,8 @@ def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], 
         np.save(path, matrix)
         return str(path)
 
+    wanted = {k: f for k in sorted(sources) if (f := plan.sources[k].fusion) is not None}
+    contexts = contexts | {c for k, f in wanted.items() if f.joint for c in plan.sources[k].contexts}
     held: dict[str, ContextData] = {}
     for k, context in enumerate(plan.screen.contexts):
         if context not in contexts:
@@ -124,11 +147,20 @@ def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], 
             paths["centred_ranks"] = save(f"centred{k}", centred)
         held[context] = ContextData(tuple(ids), **paths)
     vectors = {}
-    for k in sorted(sources):
+    for k in sorted(sources | {m for f in wanted.values() for m in f.members}):
         embedding = plan.sources[k].embedding
         if embedding is not None:
             vectors[k] = SourceData(embedding.ids, save(f"source{k}", embedding.matrix(embedding.ids)))
-    return Workspace(plan.screen.response, plan.split, held, vectors)
+    fused = {
+        k: FusionData(
+            f.asked.model_dump(mode="json"),
+            tuple((e.name, vectors[m]) for e, m in zip(f.embeddings, f.members, strict=True)),
+            plan.sources[k].contexts,
+            f.joint,
+        )
+        for k, f in wanted.items()
+    }
+    return Workspace(plan.screen.response, plan.split, held, vectors, fused)
 
 
 def _gram(values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -17,15 +17,20 @@ KINDS = ("linear", "linear_raw", "cosine", "cosine_raw", "gaussian", "gaussian_r
 class Features:
     """A modality's vectors made ready for its kernels: x -> ((x - mean) / scale) @ axes, then to unit length if ``unit``.
 
+    Values beyond those that training saw in a column are cut to its range: a column that hardly varies in training may else hold
+    a test value hundreds of deviations away, which throws a linear prediction anywhere.
+
     Attributes
     ----------
     mean, scale
-        Of the training ids; columns that do not vary there are left out (``kept``).
+        Of the training ids, as are ``low`` and ``high``; columns that do not vary there are left out (``kept``).
     axes
         Principal axes, or None to keep all columns.
     """
 
     kept: Matrix
+    low: Matrix
+    high: Matrix
     mean: Matrix
     scale: Matrix
     axes: Matrix | None
@@ -51,11 +56,12 @@ class Features:
         scale = np.sqrt(variance[kept]) if standardise else np.ones(int(kept.sum()))
         z = centred[:, kept] / scale
         axes = principal_axes(z, components) if components is not None else None
-        return cls(kept, mean[kept], scale, axes, unit)
+        seen = x[:, kept]
+        return cls(kept, seen.min(axis=0), seen.max(axis=0), mean[kept], scale, axes, unit)
 
     def transform(self, x: Matrix) -> Matrix:
         """Return features of vectors (m x dims) that are all there."""
-        z = (x[:, self.kept] - self.mean) / self.scale
+        z = (np.clip(x[:, self.kept], self.low, self.high) - self.mean) / self.scale
         if self.axes is not None:
             z = z @ self.axes
         if not self.unit:

@@ -113,6 +113,9 @@ def learn_weights(
     from scipy.optimize import minimize, minimize_scalar
 
     k = len(kernels)
+    # In units of the responses, so that the steps of the search do not depend on them.
+    unit = float(np.sqrt(np.diag(gram).mean())) or 1.0
+    gram = gram / unit**2
 
     def error(scale: float) -> float:
         return leave_one_out(np.full(k, scale - np.log(k)), kernels, absent, gram, gradient=False)[0]
@@ -123,11 +126,10 @@ def learn_weights(
         low, high = SCALES[max(best - 1, 0)], SCALES[min(best + 1, len(SCALES) - 1)]
         found = minimize_scalar(error, bounds=(low, high), method="bounded", options={"xatol": 0.05, "maxiter": 20})
         scale, value = (found.x, found.fun) if found.fun < errors[best] else (SCALES[best], errors[best])
-        return np.full(k, scale - np.log(k)), float(value)
+        return np.full(k, scale - np.log(k)), float(value) * unit
     start = np.full(k, SCALES[best] - np.log(k))
-    # Shifted by the start, so that no step is measured against the size of the error itself.
     result = minimize(leave_one_out, start, args=(kernels, absent, gram), jac=True, method="L-BFGS-B",
                       bounds=[(LOWEST, HIGHEST)] * k, options={"maxiter": STEPS, "ftol": 1e-7, "gtol": 1e-7})  # fmt: skip
     if result.fun > errors[best]:
-        return start, float(errors[best])
-    return result.x, float(result.fun)
+        return start, float(errors[best]) * unit
+    return result.x, float(result.fun) * unit

@@ -37,7 +37,7 @@ class KernelOptions(Options):
         Training ids from which weights are learned at most, drawn by the seed; the fit with them uses all.
     """
 
-    kinds: tuple[Kind, ...] = Field(default=("gaussian", "gaussian_raw"), min_length=1)
+    kinds: tuple[Kind, ...] = Field(default=("linear", "gaussian", "gaussian_raw"), min_length=1)
     width: float = Field(default=0.5, gt=0)
     most: int = Field(default=1000, ge=50)
 
@@ -48,13 +48,12 @@ class ConcatOptions(Options):
     Attributes
     ----------
     unit
-        Scale every vector to unit length after z-scoring. Without it a single value far outside what training saw in a column that
-        hardly varies there can throw a prediction anywhere.
+        Scale every vector to unit length after z-scoring: its direction alone then counts.
     most
         As for ``kernels``.
     """
 
-    unit: bool = True
+    unit: bool = False
     most: int = Field(default=1000, ge=50)
 
 

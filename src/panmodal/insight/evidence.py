@@ -97,6 +97,8 @@ class Evidence:
         Records of the runs: cards, screens with their data sets, splits.
     read_truth, read_predictions, read_vectors
         Readers by task, by digest of a trial (column ``trial`` of scores), and by name of an embedding and screen.
+    fusions
+        What fusions learned of their members (``fusions.parquet``); None where no fusion was run.
     """
 
     scores: pd.DataFrame
@@ -108,6 +110,7 @@ class Evidence:
     read_truth: Callable[[Task], Truth] = field(default=_absent("responses"), repr=False)
     read_predictions: Callable[[str], Predicted] = field(default=_absent("predictions"), repr=False)
     read_vectors: Callable[[str, str], Vectors] = field(default=_absent("embeddings"), repr=False)
+    fusions: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", check_scores(self.scores))
