@@ -334,7 +334,7 @@ def test_list(cli, what, names):
 
 
 def test_list_of_something_else(cli):
-    assert "nothing to list of 'gpus'; give one of probes, metrics" in cli("list", "gpus", code=2)
+    assert "nothing to list of 'gpus'; give one of probes, fusions, metrics" in cli("list", "gpus", code=2)
 
 
 # --- rescore, split --------------------------------------------------------------------------------------------------
