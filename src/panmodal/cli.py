@@ -16,6 +16,7 @@ from panmodal import (
     cli_curve,
     cli_data,
     cli_embed,
+    cli_fuse,
     cli_import,
     cli_look,
     cli_report,
@@ -233,6 +234,7 @@ cli_data.register(app)
 cli_report.register(app)
 cli_results.register(app)
 cli_advise.register(app)
+cli_fuse.register(app)
 cli_check.register(app)
 cli_curve.register(app)
 cli_import.register(app)
