@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from panmodal.embeddings.embed import embed, make_embedding, regenerate
     from panmodal.errors import InputError, LeakError, PanmodalError, StoreError
     from panmodal.evaluation.api import run_config, write_leaderboard
+    from panmodal.evaluation.compiling import rescore
     from panmodal.evaluation.config import RunConfig
     from panmodal.evaluation.metrics import METRICS
-    from panmodal.evaluation.run import Results, rescore, run
+    from panmodal.evaluation.run import Results, run
     from panmodal.evaluation.store import Store
     from panmodal.identifiers import CompoundResolver, GeneResolver, match_ids
     from panmodal.insight.gaps import gap_table
@@ -45,7 +46,7 @@ _WHERE = {
     "CompoundResolver": "identifiers", "GeneResolver": "identifiers", "match_ids": "identifiers",
     "InputError": "errors", "LeakError": "errors", "PanmodalError": "errors", "StoreError": "errors",
     "run_config": "evaluation.api", "write_leaderboard": "evaluation.api", "RunConfig": "evaluation.config",
-    "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.run", "run": "evaluation.run",
+    "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.compiling", "run": "evaluation.run",
     "Store": "evaluation.store", "leaderboard": "insight.leaderboard", "overall": "insight.leaderboard",
     "gap_table": "insight.gaps", "ProbeCV": "probes", "Ceilings": "screens.ceilings",
     "CeilingOptions": "cells.ceiling", "make_ceilings": "cells.ceiling", "PrepareOptions": "cells.prepare",

@@ -20,6 +20,7 @@ from panmodal import (
     cli_import,
     cli_look,
     cli_report,
+    cli_reproduce,
     cli_results,
 )
 from panmodal._console import console_for, plain, trial_progress
@@ -36,12 +37,13 @@ from panmodal.cli_options import (
     PertCol,
     Response,
 )
-from panmodal.errors import InputError, PanmodalError
+from panmodal.errors import InputError, PanmodalError, some
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from panmodal.evaluation.plan import Plan
+    from panmodal.evaluation.run import Results
     from panmodal.screens.screen import Screen
 
 app = typer.Typer(
@@ -158,6 +160,13 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="cpu (default), or a torch device such as cuda, for the logistic probe.")
     ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="Run on a Dask cluster: its address, its scheduler file (.json), or local.")
+    ] = None,
+    retries: Annotated[int | None, typer.Option(help="How often lost work is given again, 2 unless given.")] = None,
+    fail_fast: Annotated[
+        bool | None, typer.Option("--fail-fast", help="Stop at the first trial that fails, instead of recording it.")
+    ] = None,
 ) -> None:
     """Benchmark embeddings on a screen.
 
@@ -176,7 +185,7 @@ def run(
         "probes": probe, "metrics": metric, "permuted": permuted, "n_jobs": jobs, "overwrite": overwrite,
         "keep_predictions": keep_predictions, "allow_pickle": allow_pickle,
         "ceilings": False if no_ceilings else ceilings, "alpha": alpha, "min_effect": min_effect, "missing": missing,
-        "device": device,
+        "device": device, "dask": dask, "retries": retries, "fail_fast": fail_fast,
     }  # fmt: skip
     fields |= {key: value for key, value in given.items() if value is not None and value != []}
     needed = [f"--{key.removesuffix('s')}" for key in ("screen", "embeddings", "out") if key not in fields]
@@ -193,12 +202,32 @@ def run(
     with trial_progress() as report:
         results = run_config(settings, progress=report, on_screen=show_screen, on_plan=_show_plan(console))
     console.print(f"{results.computed} trials computed, {results.reused} found done.", highlight=False)
+    _show_failures(console, results)
     board = results.leaderboard()
     ran = results.plan.screen
     for table in task_tables(board[(board["screen"] == ran.name) & (board["response"] == ran.response)]):
         console.print(table)
     console.print(f"Scores: {results.path / 'scores.parquet'}. Page: panmodal leaderboard {results.path} --html board.html",
                   highlight=False, soft_wrap=True)  # fmt: skip
+    if results.failed:
+        raise typer.Exit(1)
+
+
+def _show_failures(console: Console, results: Results) -> None:
+    """Say which trials have no result, and why."""
+    if not results.failed:
+        return
+    console.print(
+        f"[bold red]{len(results.failed)} trial(s) failed[/] and are left out of what follows:", highlight=False
+    )
+    reasons: dict[str, list[str]] = {}
+    for r in results.failed:
+        label = f"{r['context']}, fold {r['fold']}, {r['embedding']}, {r['probe']}"
+        reasons.setdefault(f"{r['type']}: {r['message']}", []).append(label)
+    for reason, labels in reasons.items():
+        console.print(f"  · {plain(reason)} [dim]({plain(some(labels, 3))})[/]", highlight=False, soft_wrap=True)
+    console.print(f"  Tracebacks are in {results.path / 'failures'}; the same command tries them again.", highlight=False,
+                  soft_wrap=True)  # fmt: skip
 
 
 @app.command()
@@ -233,6 +262,7 @@ cli_embed.register(app)
 cli_data.register(app)
 cli_report.register(app)
 cli_results.register(app)
+cli_reproduce.register(app)
 cli_advise.register(app)
 cli_fuse.register(app)
 cli_check.register(app)

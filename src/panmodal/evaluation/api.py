@@ -38,6 +38,7 @@ def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen
         keep_predictions=config.keep_predictions, progress=progress, on_plan=on_plan,
         about={"config": config.model_dump(mode="json", exclude_defaults=True)}, ceilings=config.load_ceilings(screen),
         device=config.device, match=config.match, fusions=config.fusions,
+        executor=f"dask:{config.dask}" if config.dask else "local", retries=config.retries, fail_fast=config.fail_fast,
     )  # fmt: skip
     write_text(Path(config.out) / "config.yaml", config.to_yaml())
     return results

@@ -113,6 +113,9 @@ class RunConfig(BaseModel):
     allow_pickle: bool = False
     ceilings: str | bool | None = None
     device: str = "cpu"
+    dask: str | None = None
+    retries: int = Field(default=2, ge=0)
+    fail_fast: bool = False
     alpha: float = Field(default=0.05, gt=0, le=1)
     min_effect: float = Field(default=0.0, ge=0)
     missing: Literal["error", "zero"] = "error"

@@ -20,15 +20,17 @@ CHECK = b"panmodal-sha256"
 """Key of the digest of the record: Parquet has checksums of pages, but none of the footer where the record lies."""
 
 
-def packed(matrix: NDArray[Any]) -> Any:
-    """One row of a matrix in each cell of a column."""
+def packed(matrix: NDArray[Any], *, exact: bool = False) -> Any:
+    """One row of a matrix in each cell of a column, in single precision; with ``exact`` in double where values need it."""
     import pyarrow as pa
 
     flat = np.ascontiguousarray(matrix, dtype=np.float32)
+    if exact and not np.array_equal(flat, matrix):
+        flat = np.ascontiguousarray(matrix, dtype=np.float64)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
 
 
-def unpacked(table: Any, column: str) -> NDArray[np.float32]:
+def unpacked(table: Any, column: str) -> NDArray[Any]:
     """Undo :func:`packed`."""
     flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(table.num_rows, -1)
@@ -84,16 +86,18 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> tuple[Any,
     return table, record
 
 
-def write_rows_of(path: Path, ids: Sequence[str], column: str, values: NDArray[Any], record: dict[str, Any]) -> None:
-    """Write a matrix (ids x columns, single precision) with the ids of its rows, unless the file is there."""
+def write_rows_of(
+    path: Path, ids: Sequence[str], column: str, values: NDArray[Any], record: dict[str, Any], *, exact: bool = False
+) -> None:
+    """Write a matrix (ids x columns; precision as for :func:`packed`) with the ids of its rows, unless the file is there."""
     import pyarrow as pa
 
     if not path.exists():
-        table = pa.table({"pert_id": pa.array(list(ids), pa.string()), column: packed(values)})
+        table = pa.table({"pert_id": pa.array(list(ids), pa.string()), column: packed(values, exact=exact)})
         write_parquet(table.replace_schema_metadata({META: json.dumps(record).encode()}), path)
 
 
-def read_rows_of(path: Path, column: str) -> tuple[list[str], NDArray[np.float32], dict[str, Any]]:
+def read_rows_of(path: Path, column: str) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
     """Return ids, matrix and record of :func:`write_rows_of`."""
     table, record = read_parquet(path)
     return table["pert_id"].to_pylist(), unpacked(table, column), record

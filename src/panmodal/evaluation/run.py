@@ -12,19 +12,19 @@ import pandas as pd
 
 from panmodal._console import Progress
 from panmodal.embeddings.embedding import Embedding
-from panmodal.errors import InputError, StoreError
+from panmodal.errors import InputError, PanmodalError, StoreError
 from panmodal.evaluation.ceilings import store_ceilings
-from panmodal.evaluation.compare import has_classes
-from panmodal.evaluation.execute import Options, run_groups, store_scores
+from panmodal.evaluation.compiling import compile_scores
+from panmodal.evaluation.execute import GroupDone, Options, RunGroup
 from panmodal.evaluation.fusion_input import FusionInput
-from panmodal.evaluation.gene_scores import compile_resampled, compile_totals, trial_comparison
-from panmodal.evaluation.imported import keep_imported
-from panmodal.evaluation.metrics import METRICS, metrics_for
-from panmodal.evaluation.plan import Plan, make_plan
-from panmodal.evaluation.scores import tidy_scores
+from panmodal.evaluation.invocation import Invocation
+from panmodal.evaluation.metrics import metrics_for
+from panmodal.evaluation.plan import Group, Plan, make_plan
+from panmodal.evaluation.provenance import now
 from panmodal.evaluation.store import Store, safe_name
 from panmodal.evaluation.trials import Trial, describe_conflicts
-from panmodal.evaluation.workspace import lay_out, work_folder
+from panmodal.evaluation.workspace import lay_out, save_workspace, work_folder
+from panmodal.execution.base import Executor, Outcome, make_executor
 from panmodal.probes.softmax import check_device
 from panmodal.screens.ceilings import Ceilings
 from panmodal.screens.screen import Screen
@@ -45,12 +45,15 @@ class Results:
         What was asked for.
     computed, reused
         Trials computed now, and found done already.
+    failed
+        Trials that have no result, and why: labels, ``type``, ``message`` and ``traceback`` of each.
     """
 
     path: Path
     plan: Plan
     computed: int
     reused: int
+    failed: tuple[dict[str, Any], ...] = ()
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -106,6 +109,9 @@ def run(
     device: str = "cpu",
     match: str = "auto",
     fusions: Sequence[FusionInput | str] = (),
+    executor: str | Executor = "local",
+    retries: int = 2,
+    fail_fast: bool = False,
 ) -> Results:
     """Benchmark embeddings on a screen.
 
@@ -145,6 +151,12 @@ def run(
         How ids of embeddings that the screen writes otherwise are found: ``auto``, ``genes``, ``compounds`` or ``exact`` (not).
     fusions
         Fusions of the embeddings to be run beside them, such as ``kernels`` (see :meth:`FusionInput.parse`).
+    executor
+        ``local`` (processes of this machine), ``serial`` (this process), ``dask:ADDRESS`` or ``dask:local``.
+    retries
+        How often work is given again that was lost or met an error that may pass (a worker killed, a network file system).
+    fail_fast
+        Stop at the first trial that raises; otherwise it is recorded, and the others go on.
 
     Raises
     ------
@@ -179,15 +191,27 @@ def run(
         if source.embedding is not None and source.role in ("embedding", "control"):
             store.write_vectors(source.embedding.digest, source.embedding.ids, source.embedding.vectors)
     inputs = _inputs(plan) | ({"ceilings": str(ceilings.path.resolve())} if ceilings else {})
-    store.save_run(plan.trials, {**(about or {}), **inputs})
+    record = store.save_run(plan.trials, {**(about or {}), **inputs})
+    log = Invocation(store, {**(about or {}), "run": record.stem})
     # Processes would each hold their own copy of the accelerator's library.
-    computed = _execute(
-        plan, store, chosen, overwrite, n_jobs if device == "cpu" else 1, keep_predictions, progress, device
+    workers = (n_jobs or os.cpu_count() or 1) if device == "cpu" else 1
+    todo = _todo(plan, store, overwrite)
+    options = Options(
+        store.path.resolve(),
+        tuple(chosen),
+        tuple(s.standardise for s in plan.sources),
+        keep_predictions,
+        device,
+        fail_fast,
     )
+    with log.kept():
+        computed = execute(plan, todo, store, options, _executor(executor, workers, len(todo), retries), progress)
+        failed = _failed(store, plan.trials)
+        log.note(computed=computed, reused=len(plan.trials) - computed - len(failed), failed=len(failed))
     if ceilings is not None:
         store_ceilings(store, ceilings, screen, split, seed, chosen, n_jobs or os.cpu_count() or 1)
     compile_scores(store)
-    return Results(store.path, plan, computed, len(plan.trials) - computed)
+    return Results(store.path, plan, computed, len(plan.trials) - computed - len(failed), tuple(failed))
 
 
 def _settle(store: Store, trials: Sequence[Trial], overwrite: str) -> None:
@@ -207,17 +231,8 @@ def _settle(store: Store, trials: Sequence[Trial], overwrite: str) -> None:
         store.forget(old for old, _ in conflicts)
 
 
-def _execute(
-    plan: Plan,
-    store: Store,
-    metrics: list[str],
-    overwrite: str,
-    n_jobs: int | None,
-    keep: bool,
-    progress: Progress | None,
-    device: str,
-) -> int:
-    """Compute the trials that are wanted and not there; return their number."""
+def _todo(plan: Plan, store: Store, overwrite: str) -> list[Group]:
+    """Return the groups with trials that are wanted and not there, those that take longest first."""
     seen: set[str] = set()
     todo = []
     for group in plan.groups:
@@ -228,26 +243,72 @@ def _execute(
             seen.add(trial.digest)
         if wanted:
             todo.append(replace(group, trials=tuple(wanted)))
-    total = sum(len(g.trials) for g in todo)
+    # Started first, the widest embeddings do not hold up the end.
+    return sorted(todo, key=lambda g: -_width(plan, g.source))
+
+
+def _executor(asked: str | Executor, workers: int, groups: int, retries: int) -> Executor:
+    if not isinstance(asked, str):
+        return asked
+    if asked == "local" and min(workers, groups) <= 1:
+        asked = "serial"  # a process of its own would only cost its start
+    return make_executor(asked, workers=min(workers, max(groups, 1)), retries=retries)
+
+
+def execute(
+    plan: Plan,
+    todo: Sequence[Group],
+    store: Store,
+    options: Options,
+    executor: Executor,
+    progress: Progress | None = None,
+) -> int:
+    """Compute groups of trials; return how many trials are finished.
+
+    Trials whose worker is lost again and again are recorded as failed, like those that raise.
+    """
+    total, done = sum(len(g.trials) for g in todo), 0
     if progress:
         progress(0, total)
     if not todo:
         return 0
-    # The widest embeddings take longest; started first, they do not hold up the end.
-    todo.sort(key=lambda g: -_width(plan, g.source))
+    shared = executor.name.startswith("dask")
     contexts = {t.context for g in todo for t in g.trials}
-    with work_folder() as folder:
-        workspace = lay_out(plan, folder, contexts=contexts, sources={g.source for g in todo},
-                            ranks=any("Spearman" in m for m in metrics))  # fmt: skip
-        options = Options(
-            store.path.resolve(), tuple(metrics), tuple(s.standardise for s in plan.sources), keep, device
-        )
-        done = 0
-        for finished in run_groups(todo, workspace, options, n_jobs or os.cpu_count() or 1):
-            done += finished
+    # Workers on other machines see the results folder, and not this machine's folder for temporary files.
+    with executor, work_folder(store.path / "work" if shared else None) as folder:
+        workspace = lay_out(plan, folder.resolve(), contexts=contexts, sources={g.source for g in todo},
+                            ranks=any("Spearman" in m for m in options.metrics), digests=shared)  # fmt: skip
+        task = RunGroup(*save_workspace(workspace, folder.resolve()), options)
+        finished = 0
+        for outcome in executor.map(task, todo):
+            finished += len(todo[outcome.index].trials)
+            done += _settled(outcome, todo[outcome.index], store, options.fail_fast)
             if progress:
-                progress(done, total)
-    return total
+                progress(finished, total)
+    return done
+
+
+def _settled(outcome: Outcome, group: Group, store: Store, fail_fast: bool) -> int:
+    """Return how many trials of a group are finished; record the others if the group as a whole has failed."""
+    if outcome.fault is None:
+        assert isinstance(outcome.value, GroupDone)
+        return outcome.value.done
+    fault = outcome.fault
+    if fail_fast:
+        raise PanmodalError(fault.message)
+    left = [t for t in group.trials if not store.has_trial(t.digest)]
+    for trial in left:
+        store.write_failure(trial.digest, {
+            **trial.to_record(), "type": fault.type, "message": fault.message, "traceback": fault.traceback, "when": now(),
+            "host": fault.worker, "attempts": fault.attempts,
+        })  # fmt: skip
+    return len(group.trials) - len(left)
+
+
+def _failed(store: Store, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Return the records of the trials of a plan that have no result."""
+    wanted = {t.digest for t in trials}
+    return [r for r in store.failures() if r["trial"] in wanted]
 
 
 def _width(plan: Plan, source: int) -> int:
@@ -273,111 +334,3 @@ def _inputs(plan: Plan) -> dict[str, Any]:
         ],
         "fusions": [{**s.fusion.record(), "role": s.role} for s in plan.sources if s.fusion is not None],
     }  # fmt: skip
-
-
-def compile_scores(store: Store) -> pd.DataFrame:
-    """Gather the values of all finished trials into ``scores.parquet`` and ``perturbations.parquet``.
-
-    Trials whose values are absent, damaged or of an older formula are scored again from their predictions.
-    """
-    known = store.trials()
-    records = {d: record for d in {t.digest for t in known} if (record := store.trial_record(d)) is not None}
-    planned = [t for t in known if t.digest in records]
-    done = {t.digest: t for t in planned}
-    stored = {digest: _read_values(store, trial) for digest, trial in done.items()}
-    # What was lost is scored by the metrics that the other trials of its kind have.
-    usual: dict[str, set[str]] = {}
-    for digest, values in stored.items():
-        if values is not None:
-            usual.setdefault(done[digest].response, set()).update(values.rules)
-    frames, available, about = [], [], {}
-    for digest, trial in done.items():
-        found = stored[digest]
-        if found is None or any(METRICS[m].rule != r for m, r in found.rules.items() if m in METRICS):
-            names = usual.get(trial.response) if found is None else set(found.rules)
-            rescore_trial(store, trial, [m.name for m in metrics_for(trial.response) if not names or m.name in names])
-            found = _read_values(store, trial)
-        assert found is not None
-        frames.append(found.rows)
-        available += [(digest, metric) for metric in found.rules]
-        if found.of_genes is not None:
-            about[digest] = found.of_genes
-    labels = []
-    for trial in planned:
-        record = trial.to_record()
-        record.pop("depends")
-        labels.append({**record, "hyperparameters": records[trial.digest]["hyperparameters"]})
-    if not frames:
-        raise StoreError(f"{store.path}: no finished trial. Run panmodal run first.")
-    rows, trials = pd.concat(frames, ignore_index=True), pd.DataFrame(labels)
-    scores = tidy_scores(rows, trials, compile_totals(store, trials, rows, about, done))
-    scores = scores.merge(pd.DataFrame(available, columns=["trial", "metric"]), on=["trial", "metric"])
-    store.write_perturbations(rows, trials)
-    store.compile_ceilings(compile_resampled(trials, about))
-    store.compile_fusions(trials)
-    store.write_table("scores", scores)
-    keep_imported(store)
-    return scores
-
-
-@dataclass(frozen=True)
-class _Values:
-    """What is stored of a trial's scores: values of perturbations, versions of all formulae, record of the metrics of genes."""
-
-    rows: pd.DataFrame
-    rules: dict[str, int]
-    of_genes: dict[str, Any] | None
-
-
-def _read_values(store: Store, trial: Trial) -> _Values | None:
-    """Read the scores of a trial; None if a part is absent or damaged."""
-    rows = store.read_rows(trial.digest)
-    if rows is None:
-        return None
-    if not has_classes(trial.response):
-        return _Values(*rows, None)
-    genes = store.read_genes(trial.digest)
-    return None if genes is None else _Values(rows[0], {**rows[1], **genes[1]["rules"]}, genes[1])
-
-
-def rescore_trial(store: Store, trial: Trial, metrics: Sequence[str]) -> None:
-    """Compute metrics of a trial from its stored predictions and the stored responses.
-
-    Raises
-    ------
-    StoreError
-        The predictions were not kept.
-    """
-    found = store.read_trial(trial.digest)
-    if found.values is None:
-        raise StoreError(
-            f"{store.path}: trial {trial.digest} ({trial.embedding}, {trial.probe}) was run without keeping predictions; "
-            "run it again with --overwrite always, and keep them, to compute metrics."
-        )
-    store_scores(store, trial.digest, found, trial_comparison(store, trial, found), metrics)
-
-
-def rescore(path: str | Path, metrics: Sequence[str] | None = None, progress: Progress | None = None) -> pd.DataFrame:
-    """Recompute scores from stored predictions, without fitting anything; return the new score table.
-
-    Parameters
-    ----------
-    path
-        Results folder.
-    metrics
-        Metrics to compute; all that serve each trial's kind of response unless given.
-    progress
-        Called with (trials done, trials to do).
-    """
-    from threadpoolctl import threadpool_limits
-
-    store = Store(path)
-    trials = {t.digest: t for t in store.trials() if store.has_trial(t.digest)}
-    with threadpool_limits(limits=1):
-        for k, trial in enumerate(trials.values()):
-            if progress:
-                progress(k, len(trials))
-            rescore_trial(store, trial, [m.name for m in metrics_for(trial.response, metrics)])
-    if progress:
-        progress(len(trials), len(trials))
-    return compile_scores(store)

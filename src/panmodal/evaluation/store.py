@@ -116,6 +116,7 @@ class Store(StoredTables):
                 self._genes_path(digest),
                 self._common_path(digest),
                 self._fusion_path(digest),
+                self._failure_path(digest),
             ):
                 path.unlink(missing_ok=True)
 
@@ -132,6 +133,43 @@ class Store(StoredTables):
 
     def _common_path(self, digest: str) -> Path:
         return self.path / "scores" / digest[:2] / f"{digest}.common.json"
+
+    # --- provenance and failures -------------------------------------------------------------------------------------
+
+    def write_environment(self, digest: str, record: dict[str, Any]) -> None:
+        """Keep the description of an environment that trials name by its digest."""
+        path = self.path / "environments" / f"{digest}.json"
+        if not path.exists():
+            write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
+
+    def read_environment(self, digest: str) -> dict[str, Any] | None:
+        """Return the description of an environment; None if absent or damaged."""
+        return _read_json(self.path / "environments" / f"{digest}.json")
+
+    def write_invocation(self, name: str, record: dict[str, Any]) -> Path:
+        """Keep the record of one call of the program: command, environment, machine, begin, end and what came of it."""
+        path = self.path / "invocations" / f"{name}.json"
+        write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
+        return path
+
+    def invocations(self) -> list[dict[str, Any]]:
+        """All records of calls of the program, oldest first; damaged ones are left out."""
+        found = (_read_json(p) for p in sorted((self.path / "invocations").glob("*.json")))
+        return sorted((r for r in found if r is not None), key=lambda r: str(r.get("started", "")))
+
+    def _failure_path(self, digest: str) -> Path:
+        return self.path / "failures" / digest[:2] / f"{digest}.json"
+
+    def write_failure(self, digest: str, record: dict[str, Any]) -> None:
+        """Keep why a trial has no result; its result, once there is one, takes the record away."""
+        write_text(self._failure_path(digest), json.dumps(record, indent=1, ensure_ascii=False))
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the records of the trials that failed and have no result yet."""
+        found = (_read_json(p) for p in sorted((self.path / "failures").glob("*/*.json")))
+        return [r for r in found if r is not None and not self._trial_path(str(r.get("trial"))).exists()]
+
+    # --- what fusions learn -------------------------------------------------------------------------------------------
 
     def _fusion_path(self, digest: str) -> Path:
         return self.path / "fusions" / digest[:2] / f"{digest}.json"
@@ -161,6 +199,8 @@ class Store(StoredTables):
         meta = {META: json.dumps(record, ensure_ascii=False).encode(),
                 b"train_mean": np.asarray(predictions.train_mean, dtype="<f4").tobytes().hex().encode()}  # fmt: skip
         write_parquet(pa.table(columns).replace_schema_metadata(meta), self._trial_path(digest))
+        if (self.path / "failures").exists():
+            self._failure_path(digest).unlink(missing_ok=True)
 
     def read_trial(self, digest: str) -> Predictions:
         """Read the predictions of a trial.
@@ -264,16 +304,23 @@ class Store(StoredTables):
 
     def write_vectors(self, digest: str, ids: Sequence[str], values: NDArray[Any]) -> None:
         """Keep the vectors of an embedding for the ids of a screen, so that what was compared can be looked at later."""
-        write_rows_of(self.path / "embeddings" / f"{digest}.parquet", ids, "vector", values, {})
+        write_rows_of(self.path / "embeddings" / f"{digest}.parquet", ids, "vector", values, {}, exact=True)
 
-    def read_vectors(self, digest: str) -> tuple[list[str], NDArray[np.float32]]:
-        """Return ids and vectors (ids x dims, float32) of an embedding, by its digest in the record of the run."""
+    def read_vectors(self, digest: str) -> tuple[list[str], NDArray[Any]]:
+        """Return ids and vectors (ids x dims, in single precision if that is all they have) of an embedding, by its digest."""
         path = self.path / "embeddings" / f"{digest}.parquet"
         if not path.exists():
             raise StoreError(
                 f"{self.path}: the vectors of embedding {digest} are not there; give the run again to keep them."
             )
         return read_rows_of(path, "vector")[:2]
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def safe_name(text: str) -> str:

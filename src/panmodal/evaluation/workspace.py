@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
+import pickle
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from panmodal.errors import StoreError
 from panmodal.evaluation.compare import has_classes, train_mean
 from panmodal.evaluation.plan import Plan
 from panmodal.evaluation.ranks import average_ranks
@@ -75,6 +78,71 @@ class Workspace:
     contexts: dict[str, ContextData]
     sources: dict[int, SourceData]
     fusions: dict[int, FusionData] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def localised(self, source: int) -> Workspace:
+        """Return what the groups of a source need, with files that are verified, and copied where this machine has a scratch folder.
+
+        Only where the files' digests are known, which they are if workers on other machines read them.
+        """
+        if not self.digests:
+            return self
+        from panmodal.execution.inputs import localised
+
+        def local(path: str) -> str:
+            return str(localised(path, self.digests[path])) if path else ""
+
+        def nearby(data: SourceData) -> SourceData:
+            return replace(data, vectors=local(data.vectors))
+
+        contexts = {
+            c: replace(
+                d,
+                values=local(d.values),
+                gram=local(d.gram),
+                ranks=local(d.ranks),
+                centred_ranks=local(d.centred_ranks),
+            )
+            for c, d in self.contexts.items()
+        }
+        fusions = {
+            k: replace(f, members=tuple((n, nearby(d)) for n, d in f.members))
+            for k, f in self.fusions.items()
+            if k == source
+        }
+        sources = {k: nearby(d) for k, d in self.sources.items() if k == source}
+        return Workspace(self.response, self.split, contexts, sources, fusions)
+
+
+def save_workspace(workspace: Workspace, folder: Path) -> tuple[str, str]:
+    """Write what every worker must know into ``folder``; return the file's path and digest.
+
+    Tasks then name it instead of carrying it: with hundreds of embeddings its ids alone are megabytes.
+    """
+    path, content = folder / "workspace.pickle", pickle.dumps(workspace)
+    path.write_bytes(content)
+    return str(path), hashlib.sha256(content).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def load_workspace(path: str, digest: str) -> Workspace:
+    """Read what :func:`save_workspace` of this run wrote; a process reads it once.
+
+    Raises
+    ------
+    StoreError
+        Not there, or not what was written.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be read on {platform.node()} ({error.strerror}). Workers on other machines need an --out on a file "
+            "system that all of them see."
+        ) from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise StoreError(f"{path}: is not what this run wrote. Run the same command again.")
+    return pickle.loads(content)
 
 
 @lru_cache(maxsize=64)
@@ -89,14 +157,23 @@ def close_matrices() -> None:
 
 
 @contextmanager
-def work_folder() -> Iterator[Path]:
-    """Yield a temporary folder for the matrices of a run; clear away those of killed runs on this machine first."""
+def work_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary folder for the matrices of a run; clear away those of killed runs on this machine first.
+
+    Parameters
+    ----------
+    parent
+        Where it is made; the system's folder for temporary files unless given.
+    """
     here = f"panmodal-{platform.node()}-"
-    for old in Path(tempfile.gettempdir()).glob(f"{glob.escape(here)}*"):
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.gettempdir()) if parent is None else parent
+    for old in place.glob(f"{glob.escape(here)}*"):
         owner = old.name.removeprefix(here).split("-")[0]
         if owner.isdigit() and not _alive(int(owner)):
             shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{here}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{here}{os.getpid()}-", dir=parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
@@ -112,40 +189,37 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], ranks: bool) -> Workspace:
+def lay_out(
+    plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], ranks: bool, digests: bool = False
+) -> Workspace:
     """Write the matrices that the given contexts and sources need into ``folder``.
 
     Parameters
     ----------
     ranks
         Whether ranks of the true responses are needed (Spearman metrics); they are then computed once for all trials.
+    digests
+        Whether workers on other machines read the files, and must know their digests.
     """
+    found: dict[str, str] = {}
 
     def save(name: str, matrix: NDArray[Any]) -> str:
         path = folder / f"{name}.npy"
         np.save(path, matrix)
+        if digests:
+            with path.open("rb") as stream:
+                found[str(path)] = hashlib.file_digest(stream, "sha256").hexdigest()
         return str(path)
 
     wanted = {k: f for k in sorted(sources) if (f := plan.sources[k].fusion) is not None}
     contexts = contexts | {c for k, f in wanted.items() if f.joint for c in plan.sources[k].contexts}
-    held: dict[str, ContextData] = {}
-    for k, context in enumerate(plan.screen.contexts):
-        if context not in contexts:
-            continue
-        ids, values = plan.screen.responses(context)
-        paths = {"values": save(f"values{k}", values)}
-        if not has_classes(plan.screen.response):
-            paths["gram"] = save(f"gram{k}", _gram(values))
-        if ranks:
-            paths["ranks"] = save(f"ranks{k}", average_ranks(values).astype(np.float32))
-            folds = np.array([plan.split.folds[i] for i in ids])
-            centred = np.empty(values.shape, dtype=np.float32)
-            for fold in plan.split.numbers:
-                test = folds == fold
-                mean = train_mean(values, ~test).astype(np.float64)
-                centred[test] = average_ranks(values[test] - mean)
-            paths["centred_ranks"] = save(f"centred{k}", centred)
-        held[context] = ContextData(tuple(ids), **paths)
+    held = {
+        context: lay_out_context(
+            save, k, *plan.screen.responses(context), plan.screen.response, plan.split if ranks else None
+        )
+        for k, context in enumerate(plan.screen.contexts)
+        if context in contexts
+    }
     vectors = {}
     for k in sorted(sources | {m for f in wanted.values() for m in f.members}):
         embedding = plan.sources[k].embedding
@@ -160,7 +234,27 @@ def lay_out(plan: Plan, folder: Path, *, contexts: set[str], sources: set[int], 
         )
         for k, f in wanted.items()
     }
-    return Workspace(plan.screen.response, plan.split, held, vectors, fused)
+    return Workspace(plan.screen.response, plan.split, held, vectors, fused, found)
+
+
+def lay_out_context(
+    save: Callable[[str, NDArray[Any]], str], number: int, ids: Sequence[str], values: NDArray[Any], response: str,
+    split: Split | None = None,
+) -> ContextData:  # fmt: skip
+    """Save the matrices of a context by ``save(name, matrix) -> path``; ranks of the responses too if ``split`` is given."""
+    paths = {"values": save(f"values{number}", values)}
+    if not has_classes(response):
+        paths["gram"] = save(f"gram{number}", _gram(values))
+    if split is not None:
+        paths["ranks"] = save(f"ranks{number}", average_ranks(values).astype(np.float32))
+        folds = np.array([split.folds[i] for i in ids])
+        centred = np.empty(values.shape, dtype=np.float32)
+        for fold in split.numbers:
+            test = folds == fold
+            mean = train_mean(values, ~test).astype(np.float64)
+            centred[test] = average_ranks(values[test] - mean)
+        paths["centred_ranks"] = save(f"centred{number}", centred)
+    return ContextData(tuple(ids), **paths)
 
 
 def _gram(values: NDArray[np.float32]) -> NDArray[np.float64]:
