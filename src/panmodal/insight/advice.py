@@ -15,6 +15,7 @@ from panmodal.evaluation.metrics import METRICS
 from panmodal.insight.complement import FUSION, fusion_plot, fusion_sentences, fusion_table
 from panmodal.insight.display import Display
 from panmodal.insight.evidence import Evidence, Task
+from panmodal.insight.fusion_parts import FUSION as FUSED
 from panmodal.insight.gaps import METHOD, TASK
 from panmodal.insight.leaderboard import ceiling_name, leaderboard
 
@@ -276,7 +277,10 @@ def members(evidence: Evidence, *, metric: str | None = None) -> pd.DataFrame:
     Embeddings trained on the data set are left out.
     """
     board = leaderboard(evidence.scores, metric=metric)
-    kept = board[board["role"].isin(["embedding", "control"]) & board["mean"].notna() & (board["seen"] != "yes")]
+    single = board["modality"].astype(str).str.lower() != FUSED
+    kept = board[
+        board["role"].isin(["embedding", "control"]) & single & board["mean"].notna() & (board["seen"] != "yes")
+    ]
     return kept.drop_duplicates([*TASK, "embedding"])[[*TASK, *METHOD, "role"]].reset_index(drop=True)
 
 

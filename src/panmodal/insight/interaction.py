@@ -14,6 +14,7 @@ from scipy import stats
 from panmodal.errors import InputError
 from panmodal.evaluation.metrics import METRICS
 from panmodal.insight.evidence import Evidence, Task
+from panmodal.insight.fusion_parts import fused
 from panmodal.insight.leaderboard import primary_metric
 from panmodal.insight.predictability import labelled
 
@@ -59,7 +60,7 @@ def grid(evidence: Evidence, task: Task, metric: str | None = None, fallback: st
     metric = metric or next((m for m in METRICS if m in there), primary_metric(task[2]))
     if metric not in METRICS:
         raise InputError(f"no metric {metric!r}; there are {', '.join(METRICS)}.")
-    own = own[(own["metric"] == metric) & (own["fallback"] == fallback) & (own["role"] == "embedding")]
+    own = own[(own["metric"] == metric) & (own["fallback"] == fallback) & (own["role"] == "embedding") & ~fused(own)]
     sign = 1.0 if METRICS[metric].higher_is_better else -1.0
     wide = own.assign(value=sign * own["value"]).pivot_table(
         index=["embedding", "probe"], columns=["seed", "fold"], values="value", aggfunc="first", sort=False

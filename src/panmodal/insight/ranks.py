@@ -14,6 +14,7 @@ from panmodal.insight.boards import FOLDS, PERTURBATIONS, SAMPLES, Board, Values
 from panmodal.insight.display import Display
 from panmodal.insight.evidence import Evidence, Task
 from panmodal.insight.families import families, families_over_tasks, family_sentences
+from panmodal.insight.fusion_parts import fused
 from panmodal.insight.gaps import DRAWS, METHOD
 from panmodal.insight.leaderboard import FEW
 from panmodal.insight.rank_words import leader, listed, name_of, p_value, trained, uneven, verdict
@@ -317,6 +318,12 @@ def _families(panels: list[Panel], boards: list[Board], samples: list[Values]) -
     """Compare modalities over tasks and on each, where there are two at least."""
     if any(not b.methods["embedding"].is_unique for b in boards):
         return []  # no probe could be chosen
+    single = [np.flatnonzero(~fused(b.methods)) for b in boards]  # a fusion is of no one modality
+    if any(len(k) < len(b.methods) for k, b in zip(single, boards, strict=True)):
+        kept = [k for k, own in enumerate(single) if len(own)]
+        samples = [samples[k][:, [*single[k], -2, -1]] for k in kept]
+        boards = [boards[k].pick(single[k].tolist()) for k in kept]
+        panels = over_tasks(boards, samples)
     found = []
     for k, panel in enumerate(p for p in panels[:PANELS] if p.boards[0].methods["modality"].nunique() > 1):
         table = families_over_tasks(panel)

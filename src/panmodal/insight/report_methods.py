@@ -15,6 +15,7 @@ import yaml
 from panmodal._version import __version__
 from panmodal.errors import PanmodalError, some
 from panmodal.evaluation.metrics import METRICS
+from panmodal.insight.fusion_parts import FUSION, fused
 from panmodal.insight.gaps import DRAWS, ORACLE, TASK
 from panmodal.insight.leaderboard import ceiling_name
 from panmodal.insight.report_summary import counted, span
@@ -88,6 +89,7 @@ def methods(evidence: Evidence, board: pd.DataFrame) -> list[str]:
             _data(evidence, board),
             _embeddings(evidence),
             _probes(evidence),
+            _fusions(evidence),
             _metrics(evidence, board),
             _intervals(evidence, board),
         )
@@ -128,7 +130,7 @@ def _data(evidence: Evidence, board: pd.DataFrame) -> list[str]:
 def _embeddings(evidence: Evidence) -> list[str]:
     shown = evidence.trials.drop_duplicates("embedding")
     by: dict[str, list[str]] = {}
-    for row in shown[shown["role"] == "embedding"].itertuples():
+    for row in shown[(shown["role"] == "embedding") & ~fused(shown)].itertuples():
         by.setdefault(str(row.modality), []).append(str(row.embedding))
     text = []
     if by:
@@ -151,7 +153,9 @@ def _embeddings(evidence: Evidence) -> list[str]:
 
 def run_probes(evidence: Evidence) -> dict[str, Mapping[str, Any]]:
     """Return the probes that were run, with their grids, as their trials were recorded."""
-    names = set(evidence.trials.loc[evidence.trials["role"] != "baseline", "probe"])
+    trials = evidence.trials
+    several = trials["modality"].astype(str).str.lower() == FUSION
+    names = set(trials.loc[(trials["role"] != "baseline") & ~several, "probe"])
     found: dict[str, Mapping[str, Any]] = {}
     for run in evidence.runs:
         for trial in run.get("trials", ()):
@@ -179,6 +183,33 @@ def _probes(evidence: Evidence) -> list[str]:
         "standardisation and projection are fitted on training perturbations only. Test perturbations that an embedding does not "
         "cover are given the training mean, or for labels the shares of the classes in training (filled); scores over the "
         "perturbations that all embeddings cover (common) stand beside.",
+    ]
+
+
+def _fusions(evidence: Evidence) -> list[str]:
+    """Say which embeddings were fused, and how."""
+    from panmodal.fusion.base import fusions
+
+    told: dict[str, None] = {}
+    for run in evidence.runs:
+        for one in run.get("fusions") or ():
+            if one["role"] == "embedding":
+                method = str(one["method"])
+                known = fusions().get(method.split(" x")[0])
+                about = f" ({known.description})" if known else ""
+                given = {
+                    k: v
+                    for k, v in (one.get("options") or {}).items()
+                    if known and v != known.settings().model_dump(mode="json").get(k)
+                }
+                options = f", with {', '.join(f'{k} {v}' for k, v in given.items())}" if given else ""
+                told[f"{one['name']}: {method}{about} of {_words(one['of'])}{options}"] = None
+    if not told:
+        return []
+    return [
+        f"Fusions of several embeddings were fitted on the same training perturbations: {'; '.join(told)}.",
+        "A perturbation is covered where one of the fused embeddings has a vector for it; embeddings that lack it are left out of its "
+        "prediction. Gains are told against the single embedding, with its probe, that is best on the same results.",
     ]
 
 

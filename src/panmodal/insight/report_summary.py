@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from panmodal.evaluation.metrics import METRICS
+from panmodal.insight.fusion_parts import fused
 from panmodal.insight.gaps import METHOD, ORACLE, TASK
 from panmodal.insight.leaderboard import ceiling_name
 
@@ -47,9 +48,12 @@ def _of(own: pd.DataFrame, ranked: pd.DataFrame, marked: str) -> list[str]:
     tasks = [rows for _, rows in ranked.groupby(TASK, sort=False)]
     n = len(tasks)
     first = ranked[ranked["rank"] == 1]
+    several = fused(ranked)
+    single, n_fused = ranked[~several], len(ranked.loc[several, METHOD].drop_duplicates())
+    tested = f"{counted(single['embedding'].nunique(), 'embedding')} with {counted(single['probe'].nunique(), 'probe')}"
+    tested += f" and {counted(n_fused, 'fusion')}" if n_fused else ""
     sentences = [
-        f"{counted(ranked['embedding'].nunique(), 'embedding')} with {counted(ranked['probe'].nunique(), 'probe')} were tested on "
-        f"{counted(n, 'task')}{marked}, with {span(ranked['n_test'])} perturbations each."
+        f"{tested} were tested on {counted(n, 'task')}{marked}, with {span(ranked['n_test'])} perturbations each."
     ]
     wins = first.groupby(METHOD, sort=False).size().sort_values(ascending=False, kind="stable")
     if n == 1:

@@ -26,6 +26,7 @@ SECTIONS = (
     Section("calibration", "Can the metrics be trusted here?", "panmodal.insight.calibration"),
     Section("patterns", "Which responses are predicted, and which are not?", "panmodal.insight.patterns"),
     Section("similarity", "What do the embeddings share?", "panmodal.insight.similarity"),
+    Section("fusion", "Does it help to combine embeddings?", "panmodal.insight.fusion"),
     Section("advice", "What should one do?", "panmodal.insight.advice"),
 )
 """Sections in the order of the report; adding one is adding a row and a module."""

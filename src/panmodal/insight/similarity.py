@@ -18,6 +18,7 @@ from panmodal.insight.display import Display
 from panmodal.insight.enrichment import CURVE, neighbour_enrichment
 from panmodal.insight.enrichment import MIN_IDS as NEIGHBOUR_IDS
 from panmodal.insight.evidence import Evidence, Vectors
+from panmodal.insight.fusion_parts import fused
 from panmodal.insight.gaps import TASK
 from panmodal.insight.representation import MEASURES, MIN_IDS, as_probes_see, compare
 from panmodal.insight.similarity_predictions import best_probes, prediction_pairs
@@ -62,6 +63,7 @@ ABOUT_PREDICTIONS = (
 def read_all(evidence: Evidence, screen: str) -> tuple[dict[str, Vectors], list[str]]:
     """Return the vectors of a screen's embeddings and of the random control, by name, and whose vectors were not kept."""
     trials = evidence.trials
+    trials = trials[~fused(trials)]  # a fusion has no vectors of its own
     own = trials[(trials["screen"] == screen) & ((trials["role"] == "embedding") | (trials["embedding"] == RANDOM))]
     found: dict[str, Vectors] = {}
     absent = []

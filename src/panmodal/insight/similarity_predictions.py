@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from panmodal.errors import InputError, StoreError
 from panmodal.evaluation.metrics import FLAT, METRICS, metrics_for
 from panmodal.insight.evidence import Evidence, Task
+from panmodal.insight.fusion_parts import fused
 from panmodal.insight.gaps import METHOD, TASK
 
 Matrix = NDArray[np.float64]
@@ -53,7 +54,7 @@ def prediction_pairs(evidence: Evidence, task: Task, *, probes: Sequence[str] | 
         The predictions were not kept.
     """
     trials = evidence.of(task, evidence.trials)
-    trials = trials[(trials["role"] == "embedding") & (trials["seed"] == trials["seed"].min())]
+    trials = trials[(trials["role"] == "embedding") & ~fused(trials) & (trials["seed"] == trials["seed"].min())]
     if probes:
         unknown = sorted(set(probes) - set(trials["probe"]))
         if unknown:

@@ -15,6 +15,7 @@ from panmodal.evaluation.compare import has_classes
 from panmodal.insight.checks.case import Case, named, percent
 from panmodal.insight.checks.record import Check, Finding, Option, Unchecked
 from panmodal.insight.evidence import Task
+from panmodal.insight.fusion_parts import fused
 from panmodal.insight.gaps import METHOD, TASK
 from panmodal.insight.leaderboard import leaderboard
 
@@ -89,7 +90,7 @@ def grid_edge(case: Case) -> Iterator[Finding | Unchecked]:
     for task in case.evidence.tasks:
         trials = case.evidence.of(task, case.evidence.trials)
         trials = trials[trials["role"] == "embedding"] if "hyperparameters" in trials else trials.iloc[:0]
-        told = [_chosen(text) for text in trials.get("hyperparameters", ())]
+        told = [_chosen(t, p) for t, p in zip(trials.get("hyperparameters", ()), trials["probe"], strict=False)]
         known = [k for k, t in enumerate(told) if t is not None]
         if not known:
             yield Unchecked(case.at(task), "the trials do not say which hyper-parameters were chosen")
@@ -109,7 +110,7 @@ def grid_edge(case: Case) -> Iterator[Finding | Unchecked]:
                 low, high = (int((own[end] > 0).sum()) for end in ("smallest", "largest"))
                 ends = [f"{n} at the {end} value" for n, end in ((low, "smallest"), (high, "largest")) if n]
                 pieces.append(
-                    f"{parameter} of {probe} for {some(own['embedding'], 3)}"
+                    f"{parameter or 'a hyper-parameter'} of {probe} for {some(own['embedding'], 3)}"
                     + (f" ({', '.join(ends)})" if ends else "")
                 )
             text = (
@@ -118,15 +119,18 @@ def grid_edge(case: Case) -> Iterator[Finding | Unchecked]:
             yield Finding(case.at(task), text + "; ".join(pieces) + ".", counts)
 
 
-def _chosen(text: Any) -> dict[str, Any] | None:
-    """Return parameter, value and whether it is at the edge; None where the text does not say."""
+def _chosen(text: Any, probe: str) -> dict[str, Any] | None:
+    """Return parameter, value (of probes; fusions choose several) and whether it is at the edge; None where the text does not say."""
+    from panmodal.probes.base import probes
+
     try:
         told = json.loads(text)
     except (TypeError, ValueError):
         return None
     if not isinstance(told, dict) or "at_edge" not in told:
         return None
-    name = next((k for k in told if k not in ("at_edge", "components")), "")
+    found = probes().get(probe)
+    name = found.parameter if found else ""
     return {"parameter": name, "value": told.get(name, np.nan), "at_edge": bool(told["at_edge"])}
 
 
@@ -148,7 +152,7 @@ def vectors(case: Case) -> Iterator[Finding | Unchecked]:
     constant.
     """
     pairs = case.evidence.trials
-    pairs = pairs.loc[pairs["role"] == "embedding", ["screen", "embedding"]].drop_duplicates()
+    pairs = pairs.loc[(pairs["role"] == "embedding") & ~fused(pairs), ["screen", "embedding"]].drop_duplicates()
     for screen, own in pairs.groupby("screen", sort=False):
         rows = []
         for name in own["embedding"]:
