@@ -19,6 +19,7 @@ from panmodal import (
     cli_fuse,
     cli_import,
     cli_look,
+    cli_plan,
     cli_report,
     cli_reproduce,
     cli_results,
@@ -164,6 +165,10 @@ def run(
         str | None, typer.Option(help="Run on a Dask cluster: its address, its scheduler file (.json), or local.")
     ] = None,
     retries: Annotated[int | None, typer.Option(help="How often lost work is given again, 2 unless given.")] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="Only the trials of a plan that panmodal plan wrote (those of --lite, if it has them)."),
+    ] = None,
     fail_fast: Annotated[
         bool | None, typer.Option("--fail-fast", help="Stop at the first trial that fails, instead of recording it.")
     ] = None,
@@ -185,7 +190,7 @@ def run(
         "probes": probe, "metrics": metric, "permuted": permuted, "n_jobs": jobs, "overwrite": overwrite,
         "keep_predictions": keep_predictions, "allow_pickle": allow_pickle,
         "ceilings": False if no_ceilings else ceilings, "alpha": alpha, "min_effect": min_effect, "missing": missing,
-        "device": device, "dask": dask, "retries": retries, "fail_fast": fail_fast,
+        "device": device, "dask": dask, "plan": plan, "retries": retries, "fail_fast": fail_fast,
     }  # fmt: skip
     fields |= {key: value for key, value in given.items() if value is not None and value != []}
     needed = [f"--{key.removesuffix('s')}" for key in ("screen", "embeddings", "out") if key not in fields]
@@ -260,6 +265,7 @@ cli_look.register(app)
 cli_cells.register(app)
 cli_embed.register(app)
 cli_data.register(app)
+cli_plan.register(app)
 cli_report.register(app)
 cli_results.register(app)
 cli_reproduce.register(app)

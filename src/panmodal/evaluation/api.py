@@ -10,6 +10,7 @@ from panmodal._console import Progress
 from panmodal._files import write_text
 from panmodal.errors import InputError
 from panmodal.evaluation.config import RunConfig
+from panmodal.evaluation.estimate import read_plan
 from panmodal.evaluation.plan import Plan
 from panmodal.evaluation.run import Results, run
 from panmodal.screens.screen import Screen
@@ -38,7 +39,8 @@ def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen
         keep_predictions=config.keep_predictions, progress=progress, on_plan=on_plan,
         about={"config": config.model_dump(mode="json", exclude_defaults=True)}, ceilings=config.load_ceilings(screen),
         device=config.device, match=config.match, fusions=config.fusions,
-        executor=f"dask:{config.dask}" if config.dask else "local", retries=config.retries, fail_fast=config.fail_fast,
+        executor=f"dask:{config.dask}" if config.dask else "local", retries=config.retries,
+        only=read_plan(config.plan) if config.plan else None, fail_fast=config.fail_fast,
     )  # fmt: skip
     write_text(Path(config.out) / "config.yaml", config.to_yaml())
     return results

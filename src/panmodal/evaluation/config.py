@@ -114,6 +114,7 @@ class RunConfig(BaseModel):
     ceilings: str | bool | None = None
     device: str = "cpu"
     dask: str | None = None
+    plan: str | None = None
     retries: int = Field(default=2, ge=0)
     fail_fast: bool = False
     alpha: float = Field(default=0.05, gt=0, le=1)

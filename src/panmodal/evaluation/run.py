@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from panmodal.evaluation.compiling import compile_scores
 from panmodal.evaluation.execute import GroupDone, Options, RunGroup
 from panmodal.evaluation.fusion_input import FusionInput
 from panmodal.evaluation.invocation import Invocation
+from panmodal.evaluation.lite import restrict_plan
 from panmodal.evaluation.metrics import metrics_for
 from panmodal.evaluation.plan import Group, Plan, make_plan
 from panmodal.evaluation.provenance import now
@@ -112,6 +113,7 @@ def run(
     executor: str | Executor = "local",
     retries: int = 2,
     fail_fast: bool = False,
+    only: Collection[str] | None = None,
 ) -> Results:
     """Benchmark embeddings on a screen.
 
@@ -157,6 +159,8 @@ def run(
         How often work is given again that was lost or met an error that may pass (a worker killed, a network file system).
     fail_fast
         Stop at the first trial that raises; otherwise it is recorded, and the others go on.
+    only
+        Digests of the trials to run, of those that the inputs make (``panmodal plan``); all unless given.
 
     Raises
     ------
@@ -178,6 +182,8 @@ def run(
     plan = make_plan(
         screen, embeddings, split, probe_names=probes, seed=seed, permuted=permuted, match=match, fusions=asked
     )
+    if only is not None:
+        plan = restrict_plan(plan, only)
     if on_plan:
         on_plan(plan)
     store = Store(out, create=True)

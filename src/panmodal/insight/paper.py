@@ -15,7 +15,8 @@ GROUP = ["screen", "response", "split"]
 """What holds contexts that share folds."""
 PROBES = {"deg": "logistic"}
 """Probe by which embeddings are compared; of other kinds of response ``knn``."""
-FUSION = "Fusion"
+FUSION = ("Fusion", "fusion")
+"""Modality of fusions: of the published ones, and of those of ``panmodal run --fusion``."""
 """Modality of models that take several embeddings."""
 UNSTATED = "not stated"
 MANY = 6
@@ -80,7 +81,7 @@ def best_single(own: pd.DataFrame) -> str:
     """
     higher = METRICS[own.iloc[0]["metric"]].higher_is_better
     ranked = own[
-        (own["role"] == "embedding") & (own["probe"] != "own model") & ~own["modality"].isin([FUSION, UNSTATED])
+        (own["role"] == "embedding") & (own["probe"] != "own model") & ~own["modality"].isin([*FUSION, UNSTATED])
     ]
     wide = ranked.pivot_table(index="embedding", columns=["context", "unit"], values="value").dropna()
     if wide.empty:
@@ -221,10 +222,10 @@ def fusion_table(scores: pd.DataFrame, ceilings: pd.DataFrame | None, *, estimat
         name = own.iloc[0]["metric"]
         higher = METRICS[name].higher_is_better
         limits = _limits(ceilings, own, estimator)
-        models = own[(own["role"] == "embedding") & ((own["probe"] == "own model") | (own["modality"] == FUSION))]
+        models = own[(own["role"] == "embedding") & ((own["probe"] == "own model") | own["modality"].isin(FUSION))]
         full = models.groupby("embedding")["value"].count() == own[["context", "unit"]].drop_duplicates().shape[0]
         names = sorted(
-            full.index[full], key=lambda n: (models.loc[models["embedding"] == n, "modality"].iloc[0] != FUSION, n)
+            full.index[full], key=lambda n: (models.loc[models["embedding"] == n, "modality"].iloc[0] not in FUSION, n)
         )
         if not names:
             continue
@@ -250,7 +251,7 @@ def fusion_table(scores: pd.DataFrame, ceilings: pd.DataFrame | None, *, estimat
                 sure = len(defined) >= LEVEL * draws
                 records.append({
                     "screen": screen, "response": response, "context": context, "metric": name, "method": method,
-                    "kind": "single" if method == single else "fusion" if modality == FUSION else "model", "value": values[0],
+                    "kind": "single" if method == single else "fusion" if modality in FUSION else "model", "value": values[0],
                     "floor": of_floor[0, k], "ceiling": of_ceiling[0], "gap_closed": gaps[0],
                     "low": np.quantile(defined, (1 - LEVEL) / 2) if sure else np.nan,
                     "high": np.quantile(defined, (1 + LEVEL) / 2) if sure else np.nan,

@@ -345,7 +345,7 @@ def displays(evidence: Any) -> list[Display]:
         name = "".join(c if c.isalnum() else "-" for c in f"contexts-{screen}-{response}".lower()).replace("--", "-")
         made.append(Display(name, f"Scores of {screen}, {response}", table, ABOUT["contexts"], (), context_figure))
         fused = part(scores, screen, response)
-        fused = fused.loc[fused["modality"] == FUSION, "embedding"].unique()
+        fused = fused.loc[fused["modality"].isin(FUSION), "embedding"].unique()
         own = protocol_table(
             scores, ceilings, screen=screen, response=response, single=None, fused=None if len(fused) == 0 else fused[0]
         )

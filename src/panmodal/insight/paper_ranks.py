@@ -30,7 +30,7 @@ def groups(scores: pd.DataFrame) -> list[tuple[str, str]]:
 def _ranked(own: pd.DataFrame, names: Sequence[str] | None) -> pd.DataFrame:
     """Embeddings that compete by the same probe."""
     own = own[(own["role"] == "embedding") & (own["probe"] != "own model")]
-    own = own[~own["modality"].isin([FUSION, UNSTATED])]
+    own = own[~own["modality"].isin([*FUSION, UNSTATED])]
     own = own if names is None else own[own["embedding"].isin(names)]
     full = own.groupby("embedding")["value"].count() == own[["context", "unit"]].drop_duplicates().shape[0]
     return own[own["embedding"].isin(full.index[full])]
