@@ -23,6 +23,7 @@ from panmodal import (
     cli_report,
     cli_reproduce,
     cli_results,
+    cli_site,
 )
 from panmodal._console import console_for, plain, trial_progress
 from panmodal._version import __version__
@@ -274,6 +275,7 @@ cli_fuse.register(app)
 cli_check.register(app)
 cli_curve.register(app)
 cli_import.register(app)
+cli_site.register(app)
 
 
 def _version(show: bool) -> None:

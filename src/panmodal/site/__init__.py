@@ -1,0 +1,1 @@
+"""A public leaderboard as a folder of static pages, made from results folders and submissions."""
