@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from panmodal.evaluation.api import run_config, write_leaderboard
     from panmodal.evaluation.compiling import rescore
     from panmodal.evaluation.config import RunConfig
+    from panmodal.evaluation.fuse import fuse
     from panmodal.evaluation.metrics import METRICS
+    from panmodal.evaluation.reproduce import reproduce
     from panmodal.evaluation.run import Results, run
     from panmodal.evaluation.store import Store
+    from panmodal.fusion.fusion_cv import FusionCV
     from panmodal.identifiers import CompoundResolver, GeneResolver, match_ids
     from panmodal.insight.gaps import gap_table
     from panmodal.insight.leaderboard import leaderboard, overall
@@ -47,7 +50,8 @@ _WHERE = {
     "InputError": "errors", "LeakError": "errors", "PanmodalError": "errors", "StoreError": "errors",
     "run_config": "evaluation.api", "write_leaderboard": "evaluation.api", "RunConfig": "evaluation.config",
     "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.compiling", "run": "evaluation.run",
-    "Store": "evaluation.store", "leaderboard": "insight.leaderboard", "overall": "insight.leaderboard",
+    "Store": "evaluation.store", "fuse": "evaluation.fuse", "reproduce": "evaluation.reproduce", "FusionCV": "fusion.fusion_cv",
+    "leaderboard": "insight.leaderboard", "overall": "insight.leaderboard",
     "gap_table": "insight.gaps", "ProbeCV": "probes", "Ceilings": "screens.ceilings",
     "CeilingOptions": "cells.ceiling", "make_ceilings": "cells.ceiling", "PrepareOptions": "cells.prepare",
     "open_cells": "cells.prepare", "prepare": "cells.prepare", "simulate_cells": "cells.simulate",
@@ -55,12 +59,12 @@ _WHERE = {
 }  # fmt: skip
 
 __all__ = [
-    "METRICS", "Builder", "Built", "Card", "CeilingOptions", "Ceilings", "CompoundResolver", "Embedding", "GeneResolver",
+    "METRICS", "Builder", "Built", "Card", "CeilingOptions", "Ceilings", "CompoundResolver", "Embedding", "FusionCV", "GeneResolver",
     "InputError", "LeakError", "PanmodalError",
     "PrepareOptions", "ProbeCV", "Results", "RunConfig", "Screen", "Split", "Store", "StoreError",
-    "__version__", "builders", "embed", "gap_table", "leaderboard", "make_ceilings", "make_embedding",
+    "__version__", "builders", "embed", "fuse", "gap_table", "leaderboard", "make_ceilings", "make_embedding",
     "make_split", "match_ids", "open_cells", "overall",
-    "prepare", "read_embedding", "read_screen", "read_split", "regenerate", "rescore", "run", "run_config", "simulate_cells",
+    "prepare", "read_embedding", "read_screen", "read_split", "regenerate", "reproduce", "rescore", "run", "run_config", "simulate_cells",
     "write_leaderboard",
 ]  # fmt: skip
 

@@ -25,7 +25,7 @@ from panmodal.evaluation.workspace import (
     lay_out_context,
     work_folder,
 )
-from panmodal.fusion.base import fusions
+from panmodal.fusion.base import fusion_of
 from panmodal.probes.base import probes
 from panmodal.screens.splits import Split, read_split
 
@@ -149,8 +149,8 @@ def _check_rules(trial: Trial, version: str, path: Path) -> None:
     method = trial.depends["probe"]
     name = str(method["name"])
     if "fusion" in method:
-        known = {f.name: f.rule for f in fusions().values()}
-        mine = known.get(name.partition(" x")[0])
+        known = fusion_of(name)
+        mine = known.rule if known is not None else None
     elif trial.role == "baseline":
         mine = 1
     else:

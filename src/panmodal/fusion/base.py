@@ -255,6 +255,17 @@ def get_fusion(name: str) -> Fusion:
     return fusions()[name]
 
 
+def fusion_of(label: str) -> Fusion | None:
+    """Return the fusion by its name in the probe column, where an ensemble of k members is ``NAME xk``; None if there is none."""
+    found = fusions().get(label)
+    name, _, members = label.rpartition(" x")
+    if found is not None or not members.isdigit() or name not in fusions() or int(members) < 2:
+        return found
+    from panmodal.fusion.ensemble import ensemble
+
+    return ensemble(fusions()[name], int(members))
+
+
 def fit_fusion(
     fusion: Fusion, train: Modalities, contexts: Mapping[str, ContextTargets], options: Options, setting: Setting
 ) -> Fitted:

@@ -98,9 +98,9 @@ def _rules(trial: TrialRecord) -> Iterator[str]:
 
 
 def _fusion_rules(trial: TrialRecord, identity: dict[str, Any]) -> Iterator[str]:
-    from panmodal.fusion.base import fusions
+    from panmodal.fusion.base import fusion_of
 
-    known = fusions().get(trial.probe)
+    known = fusion_of(trial.probe)
     if known is None:
         yield f"{trial.probe[:40]!r} is no fusion that this version knows"
     elif identity.get("rule") != known.rule or trial.response not in known.kinds:
