@@ -64,7 +64,8 @@ __all__ = [
     "PrepareOptions", "ProbeCV", "Results", "RunConfig", "Screen", "Split", "Store", "StoreError",
     "__version__", "builders", "embed", "fuse", "gap_table", "leaderboard", "make_ceilings", "make_embedding",
     "make_split", "match_ids", "open_cells", "overall",
-    "prepare", "read_embedding", "read_screen", "read_split", "regenerate", "reproduce", "rescore", "run", "run_config", "simulate_cells",
+    "prepare", "read_embedding", "read_screen", "read_split", "regenerate", "reproduce", "rescore", "run", "run_config",
+    "simulate_cells",
     "write_leaderboard",
 ]  # fmt: skip
 

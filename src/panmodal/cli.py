@@ -41,6 +41,7 @@ from panmodal.cli_options import (
     Response,
 )
 from panmodal.errors import InputError, PanmodalError, some
+from panmodal.execution.signals import sigterm_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +61,8 @@ def main() -> None:
     """Run the command line; errors that panmodal raises on purpose are printed without a traceback."""
     try:
         # Without standalone mode the parser hands exit codes back; 130 is its word for Ctrl-C.
-        code = app(standalone_mode=False)
+        with sigterm_interrupts():
+            code = app(standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
     except PanmodalError as error:
@@ -207,7 +209,10 @@ def run(
         console.print(plain(repr(read)), highlight=False)
 
     with trial_progress() as report:
-        results = run_config(settings, progress=report, on_screen=show_screen, on_plan=_show_plan(console))
+        results = run_config(
+            settings, progress=report, on_screen=show_screen, on_plan=_show_plan(console),
+            say=lambda line: console.print(plain(line), highlight=False),
+        )  # fmt: skip
     console.print(f"{results.computed} trials computed, {results.reused} found done.", highlight=False)
     _show_failures(console, results)
     board = results.leaderboard()

@@ -17,14 +17,14 @@ from panmodal.screens.screen import Screen
 
 
 def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen: Callable[[Screen], None] | None = None,
-               on_plan: Callable[[Plan], None] | None = None) -> Results:  # fmt: skip
+               on_plan: Callable[[Plan], None] | None = None, say: Callable[[str], None] | None = None) -> Results:  # fmt: skip
     """Read the inputs that a config names and run it; the config is written beside the results.
 
     Parameters
     ----------
     config
         What to run.
-    progress, on_plan
+    progress, on_plan, say
         As in :func:`panmodal.evaluation.run.run`.
     on_screen
         Called with the screen once it is read.
@@ -39,7 +39,7 @@ def run_config(config: RunConfig, *, progress: Progress | None = None, on_screen
         keep_predictions=config.keep_predictions, progress=progress, on_plan=on_plan,
         about={"config": config.model_dump(mode="json", exclude_defaults=True)}, ceilings=config.load_ceilings(screen),
         device=config.device, match=config.match, fusions=config.fusions,
-        executor=f"dask:{config.dask}" if config.dask else "local", retries=config.retries,
+        executor=f"dask:{config.dask}" if config.dask else "local", retries=config.retries, say=say,
         only=read_plan(config.plan) if config.plan else None, fail_fast=config.fail_fast,
     )  # fmt: skip
     write_text(Path(config.out) / "config.yaml", config.to_yaml())

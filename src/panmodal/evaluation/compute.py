@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from panmodal._version import __version__
-from panmodal.errors import PanmodalError, StoreError
+from panmodal.errors import PanmodalError
 from panmodal.evaluation.class_metrics import LabelComparison
 from panmodal.evaluation.compare import baseline_row, compare, fill_row, has_classes
 from panmodal.evaluation.execute_fusion import FusionJob, expected_error, tables_of
@@ -21,12 +21,10 @@ from panmodal.evaluation.plan import Group
 from panmodal.evaluation.provenance import Meter
 from panmodal.evaluation.trials import Predictions, Trial
 from panmodal.evaluation.workspace import ContextData, SourceData, Workspace, open_matrix
+from panmodal.execution.faults import kind_of
 from panmodal.fusion.base import Fitted
 from panmodal.probes.base import get_probe, select
 from panmodal.probes.design import Design, LabelTargets, Targets
-
-TRANSIENT = (OSError, MemoryError, StoreError)
-"""Errors that are not the trial's own: they end the group, which may then be tried again."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def compute_group(
 ) -> Iterator[Attempt]:
     """Compute the trials of one source and fold, one after the other; projections are shared by contexts with the same ids.
 
-    An error of one trial is its own; those of :data:`TRANSIENT` are raised.
+    An error of one trial is its own; errors that may pass (lost files, memory, a full disk) are raised, so that the group is tried again.
 
     Parameters
     ----------
@@ -122,6 +120,12 @@ def compute_group(
         yield from _probes(job, source, trials, designs, standardise)
 
 
+def _raise_unless_own(error: Exception) -> None:
+    """Raise errors that are not the trial's own."""
+    if kind_of(error) != "error":
+        raise error
+
+
 def _probes(
     job: ContextJob,
     source: SourceData,
@@ -144,9 +148,8 @@ def _probes(
             )
         design = designs[train, test]
         targets = job.targets(train)
-    except TRANSIENT:
-        raise
     except Exception as error:
+        _raise_unless_own(error)
         for trial in trials:
             yield Attempt(trial, failure=Failure.of(error))
         return
@@ -158,9 +161,8 @@ def _probes(
             selection = select(probe, design, targets)
             values = filled.copy()
             values[covered] = probe.predict(design.final, targets, selection.value)
-        except TRANSIENT:
-            raise
         except Exception as error:
+            _raise_unless_own(error)
             yield Attempt(trial, failure=Failure.of(error))
             continue
         chosen = {
@@ -191,9 +193,8 @@ def _fusion(
             if fitted is None or not data.joint:
                 fitted = fusion.fit(here if data.joint else (context,), trial)
             covered, found = fusion.predict(fitted, context, job.test)
-        except TRANSIENT:
-            raise
         except Exception as error:
+            _raise_unless_own(error)
             yield Attempt(trial, failure=Failure.of(error))
             continue
         values = np.tile(job.filled, (len(job.test), 1))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import loky
 import pandas as pd
 
 from panmodal._console import Progress
@@ -114,6 +114,7 @@ def run(
     retries: int = 2,
     fail_fast: bool = False,
     only: Collection[str] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Results:
     """Benchmark embeddings on a screen.
 
@@ -161,6 +162,8 @@ def run(
         Stop at the first trial that raises; otherwise it is recorded, and the others go on.
     only
         Digests of the trials to run, of those that the inputs make (``panmodal plan``); all unless given.
+    say
+        Called with what is worth telling meanwhile, such as that no worker of a cluster is there yet.
 
     Raises
     ------
@@ -200,7 +203,8 @@ def run(
     record = store.save_run(plan.trials, {**(about or {}), **inputs})
     log = Invocation(store, {**(about or {}), "run": record.stem})
     # Processes would each hold their own copy of the accelerator's library.
-    workers = (n_jobs or os.cpu_count() or 1) if device == "cpu" else 1
+    cores = n_jobs or loky.cpu_count()
+    workers = cores if device == "cpu" else 1
     todo = _todo(plan, store, overwrite)
     options = Options(
         store.path.resolve(),
@@ -211,11 +215,11 @@ def run(
         fail_fast,
     )
     with log.kept():
-        computed = execute(plan, todo, store, options, _executor(executor, workers, len(todo), retries), progress)
+        computed = execute(plan, todo, store, options, _executor(executor, workers, len(todo), retries, say), progress)
         failed = _failed(store, plan.trials)
         log.note(computed=computed, reused=len(plan.trials) - computed - len(failed), failed=len(failed))
     if ceilings is not None:
-        store_ceilings(store, ceilings, screen, split, seed, chosen, n_jobs or os.cpu_count() or 1)
+        store_ceilings(store, ceilings, screen, split, seed, chosen, cores)
     compile_scores(store)
     return Results(store.path, plan, computed, len(plan.trials) - computed - len(failed), tuple(failed))
 
@@ -253,12 +257,14 @@ def _todo(plan: Plan, store: Store, overwrite: str) -> list[Group]:
     return sorted(todo, key=lambda g: -_width(plan, g.source))
 
 
-def _executor(asked: str | Executor, workers: int, groups: int, retries: int) -> Executor:
+def _executor(
+    asked: str | Executor, workers: int, groups: int, retries: int, say: Callable[[str], None] | None
+) -> Executor:
     if not isinstance(asked, str):
         return asked
     if asked == "local" and min(workers, groups) <= 1:
         asked = "serial"  # a process of its own would only cost its start
-    return make_executor(asked, workers=min(workers, max(groups, 1)), retries=retries)
+    return make_executor(asked, workers=min(workers, max(groups, 1)), retries=retries, say=say)
 
 
 def execute(

@@ -144,11 +144,11 @@ class Attempts:
 
     def lost(self, index: int, why: str, worker: str = "", times: int = 1) -> Outcome | None:
         """Take note that the worker of a task died (``times`` times); return the outcome, or None if the task is tried again."""
-        self._stopped(index)
+        was_alone = self._stopped(index)
         history = self._history.setdefault(index, _History())
         history.losses += times
         history.starts += times - 1
-        if history.losses > CROWD + self.retries:
+        if was_alone and history.losses > CROWD + self.retries:
             message = (
                 f"{why}, {history.losses} times, the last while nothing else was running. Probably it needs more memory than "
                 "there is: ask for fewer --jobs, or a machine with more memory."

@@ -7,6 +7,7 @@ A process that dies takes with it the one task that it was running, known for ce
 from __future__ import annotations
 
 import atexit
+import os
 import pickle
 import signal
 import time
@@ -50,6 +51,12 @@ class _Worker:
 
     def send(self, message: Any) -> None:
         self.pipe.send_bytes(pickle.dumps(message))
+
+    def kill(self) -> None:
+        """End the process at once (processes of loky have no such method)."""
+        with suppress(OSError):
+            os.kill(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        self.process.join(timeout=GRACE)
 
     def ending(self) -> str:
         """Say how the process ended."""
@@ -203,7 +210,7 @@ class LocalExecutor:
         if worker.process.is_alive():
             worker.process.join(timeout=0.2)
         if worker.process.is_alive():
-            worker.process.kill()
+            worker.kill()
 
     def _dismiss(self, workers: Sequence[_Worker]) -> None:
         """Let idle workers go."""
@@ -230,8 +237,7 @@ class LocalExecutor:
         finally:
             for worker in workers:
                 if worker.process.is_alive():
-                    worker.process.kill()
-                    worker.process.join(timeout=GRACE)
+                    worker.kill()
                 worker.pipe.close()
 
     def close(self) -> None:
