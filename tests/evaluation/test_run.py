@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import pytest
 
 from panmodal import Card, Embedding, InputError, LeakError, Screen, Split, Store, StoreError, make_split, rescore, run
 from panmodal.evaluation.plan import make_plan
-from panmodal.probes import Probe
 
 CHEAP = {"probes": ["ridge"], "metrics": ["L2", "Pearson"], "n_jobs": 1}
 
@@ -340,18 +340,63 @@ def test_a_disk_that_refuses_to_grow_is_reported_and_the_run_goes_on_later(toy, 
     same(Store(out).scores(), Store(tmp_path / "calm").scores())
 
 
-def test_a_probe_that_fails_names_its_trial(toy, tmp_path, monkeypatch) -> None:
-    from panmodal import PanmodalError
+def broken_probes(monkeypatch, error):
     from panmodal.probes import base
 
     def burst(*_):
-        raise FloatingPointError("no")
+        raise error
 
-    broken = {**base.probes(), "ridge": Probe("ridge", "", ("lfc",), "alpha", (1.0,), burst, burst)}
+    # The same grid and rule, and thus the same trials.
+    broken = {**base.probes(), "ridge": replace(base.probes()["ridge"], errors=burst, predict=burst)}
     monkeypatch.setattr(base, "probes", lambda: broken)
+
+
+def test_a_probe_that_fails_names_its_trial(toy, tmp_path, monkeypatch) -> None:
+    from panmodal import PanmodalError
+
+    broken_probes(monkeypatch, FloatingPointError("no"))
     screen, embeddings = toy()
     with pytest.raises(PanmodalError, match=r"toy, A, fold 0, \w+, ridge: FloatingPointError: no"):
+        run(screen, embeddings, tmp_path / "r", fail_fast=True, **CHEAP)
+
+
+def test_a_trial_that_fails_is_recorded_and_does_not_stop_the_rest(toy, tmp_path, monkeypatch) -> None:
+    screen, embeddings = toy()
+    both = {**CHEAP, "probes": ["ridge", "knn"]}
+    with monkeypatch.context() as patch:
+        broken_probes(patch, FloatingPointError("no"))
+        results = run(screen, embeddings, tmp_path / "r", **both)
+        store = Store(tmp_path / "r")
+        ridge = {t.digest for t in results.plan.trials if t.probe == "ridge"}
+        assert {r["trial"] for r in results.failed} == ridge == {r["trial"] for r in store.failures()}
+        assert results.computed == len(results.plan.trials) - len(ridge) and results.reused == 0
+        one = results.failed[0]
+        assert (one["type"], one["message"], one["probe"]) == ("FloatingPointError", "no", "ridge") and "burst" in one[
+            "traceback"
+        ]
+        assert set(results.scores.query("role == 'embedding'")["probe"]) == {"knn"}
+        (call,) = store.invocations()
+        assert (call["state"], call["failed"]) == ("finished", len(ridge))
+    healed = run(screen, embeddings, tmp_path / "r", **both)
+    assert healed.failed == () and healed.computed == len(ridge) and store.failures() == []
+    assert not list((tmp_path / "r" / "failures").rglob("*.json"))
+    same(
+        healed.scores.drop(columns="version", errors="ignore"),
+        run(screen, embeddings, tmp_path / "calm", **both).scores,
+    )
+
+
+def test_a_full_disk_stops_everything_and_says_so(toy, tmp_path, monkeypatch) -> None:
+    from panmodal import PanmodalError
+
+    broken_probes(monkeypatch, OSError(28, "No space left on device"))
+    screen, embeddings = toy()
+    with pytest.raises(PanmodalError, match="free some space and run the same command again"):
         run(screen, embeddings, tmp_path / "r", **CHEAP)
+    (call,) = Store(tmp_path / "r").invocations()
+    assert call["state"] == "failed" and "disk" in call["error"]
+    monkeypatch.undo()
+    assert run(screen, embeddings, tmp_path / "r", **CHEAP).failed == ()
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_behind(toy, tmp_path) -> None:

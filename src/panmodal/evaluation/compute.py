@@ -88,7 +88,8 @@ def compute_group(
 ) -> Iterator[Attempt]:
     """Compute the trials of one source and fold, one after the other; projections are shared by contexts with the same ids.
 
-    An error of one trial is its own; errors that may pass (lost files, memory, a full disk) are raised, so that the group is tried again.
+    An error of one trial is its own; errors that may pass (lost files, memory, a full disk) are raised, so that the group is tried
+    again.
 
     Parameters
     ----------
