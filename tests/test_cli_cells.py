@@ -458,6 +458,70 @@ def test_missing_cells_are_named(cli, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# --- prepare --each --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(cells, tmp_path):
+    """The two contexts as files of their own."""
+    data = anndata.read_h5ad(cells)
+    for name in ("one", "two"):
+        data[data.obs["cell_line"] == name].copy().write_h5ad(tmp_path / f"{name}.h5ad")
+    return [tmp_path / "one.h5ad", tmp_path / "two.h5ad"]
+
+
+def test_each_file_becomes_a_screen(cli, cells, parts, tmp_path):
+    out = tmp_path / "screens"
+    options = ("--dataset", "sim", "--min-cells", 3, "--rule", "matched")
+    said = cli("prepare", *parts, "--each", "--out", out, "--jobs", 2, "--memory", 3, *options)
+    assert "2 files at once, with 1.5 GiB of memory each" in said
+    for path in parts:
+        name = path.stem
+        assert f"{path}: Screen('{name}', lfc, simulated: {N} " in said
+        cli("prepare", path, "--out", tmp_path / "alone" / f"{name}.h5ad", *options)
+        found, expected = (read_screen(folder / f"{name}.h5ad") for folder in (out, tmp_path / "alone"))
+        assert found.name == name and found.datasets == ("sim",) and found.provenance == expected.provenance
+        np.testing.assert_array_equal(found.adata.X, expected.adata.X)
+        np.testing.assert_array_equal(found.adata.layers["deg"], expected.adata.layers["deg"])
+        assert_is_plain(out / f"{name}.h5ad", anndata.read_h5ad(cells), contexts=[name], matched=True)
+    assert "controls: 'non-targeting': " in said and "control rule: matched" in said
+    assert f"2 of 2 screens are in {out}. Next: panmodal ceiling {out}/NAME.h5ad" in said
+    again = cli("prepare", *parts, "--each", "--out", out, "-j", 1, *options)
+    assert again.count("found done") == 2
+    assert "found done" not in cli("prepare", *parts, "--each", "--out", out, "-j", 1)
+    named = cli("prepare", parts[0], f"second={parts[1]}", "--each", "--out", out, "-j", 1, "--dry-run")
+    assert f"{parts[1]}: cells: " in named and "genes in second" in named
+    assert sorted(p.name for p in out.iterdir()) == ["one.h5ad", "two.h5ad"]
+    cli("ceiling", out / "two.h5ad", *DRAWS)
+    assert Ceilings(out / "two.ceilings.h5").contexts == ["two"]
+
+
+def test_a_file_that_fails_is_named_and_the_others_are_made(both, parts, edited, tmp_path):
+    bad = edited(lambda data: data[data.obs["perturbation"] != "non-targeting"].copy(), "bad.h5ad", parts[0])
+    printed = both("prepare", bad, *parts, "--each", "--out", tmp_path / "out", "-j", 1, code=1)
+    assert "1 of 3 files failed; the others are done." in printed.err and f"{bad}: InputError: {bad}" in printed.err
+    assert "2 of 3 screens are in" in printed.out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["one.h5ad", "two.h5ad"]
+    printed = both("prepare", bad, "--each", "--out", tmp_path / "out", "--dry-run", "-j", 1, code=1)
+    assert "bad.h5ad" in printed.err and "screens are in" not in printed.out
+
+
+def test_each_refuses_what_would_lose_something(cli, parts, tmp_path):
+    before = [p.read_bytes() for p in parts]
+    for args, says in (
+        ([*parts, "--each", "--out", tmp_path / "s.h5ad"], "with --each, --out is a folder"),
+        ([*parts, "--each", "--out", parts[0]], "with --each, --out is a folder"),
+        ([*parts, "--each", "--out", tmp_path], "one.h5ad: is, or lies in, the cells"),
+        ([parts[0], tmp_path / "x" / "one.h5ad", "--each", "--out", tmp_path / "out"], "both be written to"),
+        ([*parts, "--each", "--name", "x", "--out", tmp_path / "out"], "--name is for one screen"),
+        ([*parts, "--dask", "local", "--out", tmp_path / "s.h5ad"], "it needs --each"),
+        ([*parts, "--each", "--dask", tmp_path / "gone", "--jobs", 0, "--out", tmp_path / "out"], "Invalid value"),
+        ([*parts, "--out", tmp_path / "out"], "--each writes one for each file into a folder"),
+    ):
+        assert says in cli("prepare", *args, code=2)
+    assert [p.read_bytes() for p in parts] == before and sorted(tmp_path.iterdir()) == parts
+
+
 # --- ceiling ---------------------------------------------------------------------------------------------------------
 
 

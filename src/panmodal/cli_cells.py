@@ -15,6 +15,7 @@ from panmodal.errors import InputError, some
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from panmodal.cells.prepare import PrepareOptions
     from panmodal.screens.screen import Screen
 
 Memory = Annotated[float, typer.Option(help="Bound on memory in GiB.", min=0.1)]
@@ -44,10 +45,11 @@ def prepare(
     cells: Annotated[
         list[str],
         typer.Argument(
-            help="Raw counts: h5ad, zarr, 10x h5, or folder with a 10x mtx. Several (NAME=FILE): one per context or batch."
+            help="Raw counts: h5ad, zarr, 10x h5, or folder with a 10x mtx. Several (NAME=FILE): one per context or batch, or --each."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Screen to write (.h5ad or .zarr).")],
+    out: Annotated[Path, typer.Option(help="Screen to write (.h5ad or .zarr); with --each, a folder for them.")],
+    each: Annotated[bool, typer.Option("--each", help="Make a screen of each file, several at once.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the screen; the stem of --out unless given.")] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Study that the cells are from, such as replogle2022 (repeat).")
@@ -95,19 +97,31 @@ def prepare(
         bool, typer.Option(help="Matched rule: leave out cells of batches without controls.")
     ] = False,
     memory: Memory = 4.0,
-    jobs: Jobs = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", help="Threads; with --each, files at once. All cores unless given.", min=1),
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="With --each: a Dask cluster's address, its scheduler file (.json), or local.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Show columns, controls and counts, and stop.")] = False,
 ) -> None:
     """Turn raw counts of cells into a screen: log fold changes and DEG labels.
 
-    Example: `panmodal prepare cells.h5ad --out screen.h5ad`
+    Examples: `panmodal prepare cells.h5ad --out screen.h5ad`; `panmodal prepare lines/*.h5ad --each --out screens/ --jobs 8`
     """
     from panmodal.cells.prepare import PrepareOptions, open_cells
     from panmodal.cells.prepare import prepare as make
 
-    if out.suffix not in (".h5ad", ".zarr"):
-        raise InputError(f"{out}: a screen is written as .h5ad or .zarr.")
-    if out.suffix == ".zarr" and out.exists():
+    if dask and not each:
+        raise InputError("--dask gives whole files to workers; it needs --each (a screen of each file).")
+    if each and name:
+        raise InputError("--name is for one screen; with --each a screen is named after its file, or by NAME=FILE.")
+    if not each and out.suffix not in (".h5ad", ".zarr"):
+        raise InputError(
+            f"{out}: a screen is written as .h5ad or .zarr; --each writes one for each file into a folder."
+        )
+    if not each and out.suffix == ".zarr" and out.exists():
         raise InputError(f"{out}: exists already; remove it or choose another name.")
     options = PrepareOptions(
         pert_col=pert_col, control=tuple(control or ()), batch_col=batch_col, context_col=tuple(context_col or ()), context=context,
@@ -116,6 +130,11 @@ def prepare(
         already_normalised=already_normalised, drop_unassigned=drop_unassigned, drop_unmatched=drop_unmatched,
     )  # fmt: skip
     console = console_for()
+    if each:
+        _prepare_each(
+            console, cells, options, out, datasets=dataset or (), memory=memory, jobs=jobs, dask=dask, dry_run=dry_run
+        )
+        return
     opened = open_cells(cells, options)
     if any(p.resolve() == out.resolve() for p in opened.stream.paths):
         raise InputError(f"{out}: is the file of cells itself; give the screen another name.")
@@ -128,6 +147,32 @@ def prepare(
     screen.write(out)
     console.print(plain(repr(screen)), highlight=False)
     console.print(f"Wrote {plain(str(out))}. Next: panmodal ceiling {plain(str(out))}", highlight=False, soft_wrap=True)
+
+
+def _prepare_each(
+    console: Console, cells: Sequence[str], options: PrepareOptions, out: Path, *, dry_run: bool, **given: Any
+) -> None:
+    """Prepare files one by one, several at once; exit with 1 if one failed, after all were tried."""
+    from panmodal.cells.many import prepare_each
+    from panmodal.execution.many import failures
+
+    with trial_progress("files") as report:
+        facts, faults = prepare_each(
+            cells, options, out, dry_run=dry_run, progress=report,
+            say=lambda line: console.print(f"  [dim]· {plain(line)}[/]", highlight=False), **given,
+        )  # fmt: skip
+    for path, text in facts.items():
+        first, *lines = text.splitlines()
+        console.print(f"[bold]{plain(str(path))}[/]: {plain(first)}", highlight=False, soft_wrap=True)
+        for line in lines:
+            console.print(f"  [dim]· {plain(line)}[/]", highlight=False, soft_wrap=True)
+    if facts and not dry_run:
+        made = f"{len(facts)} of {len(facts) + len(faults)} screens are in {plain(str(out))}"
+        console.print(f"{made}. Next: panmodal ceiling {plain(str(out))}/NAME.h5ad", highlight=False, soft_wrap=True)
+    if faults:
+        text = failures(faults, len(facts) + len(faults))
+        console_for(stderr=True).print(f"[bold red]error:[/] {plain(text)}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
 
 
 def _gene_list(path: Path | None) -> tuple[str, ...] | None:

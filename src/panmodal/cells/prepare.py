@@ -355,18 +355,24 @@ def _simulated(cells: Cells) -> bool:
     return False
 
 
-def _provenance(cells: Cells, digests: dict[str, str], empty: int, weak: NDArray[np.bool_]) -> dict[str, Any]:
-    layout, options = cells.layout, cells.options
+def asked_for(options: PrepareOptions) -> dict[str, Any]:
+    """Return the options that say something, as they are recorded in a screen."""
     asked = {k: v for k, v in options.__dict__.items() if not (v is None or v is False or v == ())}
     if options.genes is not None:
         asked["genes"] = list(options.genes)
     if options.table is not None:
         asked["table"] = str(Path(options.table).resolve())
+    recorded: dict[str, Any] = json.loads(json.dumps(asked))
+    return recorded
+
+
+def _provenance(cells: Cells, digests: dict[str, str], empty: int, weak: NDArray[np.bool_]) -> dict[str, Any]:
+    layout = cells.layout
     return {
         "made_by": f"panmodal {__version__} prepare",
         "inputs": [{"name": n, "path": str(Path(p).resolve()), "sha256": digests.get(n, "")}
                    for n, p in zip(cells.stream.names, cells.stream.paths, strict=True)],
-        "options": json.loads(json.dumps(asked)),
+        "options": asked_for(cells.options),
         "columns": {"perturbation": cells.columns.perturbation, "controls": list(cells.columns.controls), "batch": cells.columns.batch,
                     "context": list(cells.columns.context)},
         "rule": cells.rule, "deg": cells.test, "contexts": sorted(set(layout.contexts)),

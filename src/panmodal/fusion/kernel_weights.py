@@ -15,6 +15,8 @@ LOWEST, HIGHEST = -14.0, 10.0
 """Bounds of the log of a weight: its signal to noise variance."""
 SCALES = np.arange(-8.0, 7.0, 2.0)
 STEPS = 60
+REACH = 4.0
+"""By how much the log of all weights may change when they are fitted to all rows."""
 
 
 @dataclass(frozen=True)
@@ -133,3 +135,18 @@ def learn_weights(
     if result.fun > errors[best]:
         return start, float(errors[best]) * unit
     return result.x, float(result.fun) * unit
+
+
+def rescale(log_weights: Matrix, kernels: Sequence[Matrix], absent: Matrix, gram: Matrix) -> tuple[Matrix, float]:
+    """Choose the common scale of weights whose ratios were learned from some of the rows: log weights and leave-one-out error.
+
+    Ratios are much the same for any number of rows, but how far to trust vectors that are noisy themselves depends on it.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def error(shift: float) -> float:
+        return leave_one_out(log_weights + shift, kernels, absent, gram, gradient=False)[0]
+
+    found = minimize_scalar(error, bounds=(-REACH, REACH), method="bounded", options={"xatol": 0.1, "maxiter": 12})
+    unmoved = error(0.0)
+    return (log_weights + found.x, float(found.fun)) if found.fun < unmoved else (log_weights, unmoved)

@@ -13,7 +13,7 @@ from pydantic import Field
 from panmodal.errors import InputError
 from panmodal.fusion.base import ContextTargets, Fused, Fusion, Modalities, Options, Setting, only_context
 from panmodal.fusion.kernel_features import Kernel
-from panmodal.fusion.kernel_weights import HIGHEST, LOWEST, SCALES, Smoother, learn_weights, leave_one_out
+from panmodal.fusion.kernel_weights import HIGHEST, LOWEST, SCALES, Smoother, learn_weights, leave_one_out, rescale
 from panmodal.probes.base import CLASSES, CONTINUOUS
 from panmodal.probes.design import LabelTargets
 from panmodal.probes.labels import balance
@@ -34,7 +34,7 @@ class KernelOptions(Options):
     width
         Of the Gaussian ones: exp((cosine - 1) / width).
     most
-        Training ids from which weights are learned at most, drawn by the seed; the fit with them uses all.
+        Training ids from which the ratios of weights are learned at most, drawn by the seed; their scale, and the fit, use all.
     """
 
     kinds: tuple[Kind, ...] = Field(default=("linear", "gaussian", "gaussian_raw"), min_length=1)
@@ -165,9 +165,11 @@ def _fit(train: Modalities, contexts: Mapping[str, ContextTargets], kinds: Mappi
     log_weights, loo = learn_weights(kernels, absent[:, learn], centred, equal=equal)
     importance = {name: _without(k, parts, log_weights, kernels, absent[:, learn], centred) - loo
                   for k, name in enumerate(here.names)} if len(here.names) > 1 else {}  # fmt: skip
-    weights = np.exp(log_weights)
     if len(learn) < n:
         kernels = _matrices(parts, np.arange(n), n)
+        whole = gram - gram.mean(axis=0) - gram.mean(axis=1)[:, None] + gram.mean()
+        log_weights, loo = rescale(log_weights, kernels, absent, whole)
+    weights = np.exp(log_weights)
     smoother = Smoother.of(kernels, weights, 1.0 + weights @ absent)
     noise = None
     if prior is None:
