@@ -1,0 +1,1 @@
+"""The parts of fusions that need torch; imported only when one is fitted."""
