@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from panmodal.embeddings.embed import embed, make_embedding, regenerate
     from panmodal.errors import InputError, LeakError, PanmodalError, StoreError
     from panmodal.evaluation.api import run_config, write_leaderboard
-    from panmodal.evaluation.compiling import rescore
     from panmodal.evaluation.config import RunConfig
     from panmodal.evaluation.fuse import fuse
     from panmodal.evaluation.metrics import METRICS
     from panmodal.evaluation.reproduce import reproduce
+    from panmodal.evaluation.rescoring import rescore
     from panmodal.evaluation.run import Results, run
     from panmodal.evaluation.store import Store
     from panmodal.fusion.fusion_cv import FusionCV
@@ -49,7 +49,7 @@ _WHERE = {
     "CompoundResolver": "identifiers", "GeneResolver": "identifiers", "match_ids": "identifiers",
     "InputError": "errors", "LeakError": "errors", "PanmodalError": "errors", "StoreError": "errors",
     "run_config": "evaluation.api", "write_leaderboard": "evaluation.api", "RunConfig": "evaluation.config",
-    "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.compiling", "run": "evaluation.run",
+    "METRICS": "evaluation.metrics", "Results": "evaluation.run", "rescore": "evaluation.rescoring", "run": "evaluation.run",
     "Store": "evaluation.store", "fuse": "evaluation.fuse", "reproduce": "evaluation.reproduce", "FusionCV": "fusion.fusion_cv",
     "leaderboard": "insight.leaderboard", "overall": "insight.leaderboard",
     "gap_table": "insight.gaps", "ProbeCV": "probes", "Ceilings": "screens.ceilings",

@@ -24,6 +24,7 @@ from panmodal import (
     cli_reproduce,
     cli_results,
     cli_site,
+    cli_store,
     cli_submit,
 )
 from panmodal._console import console_for, plain, trial_progress
@@ -281,6 +282,7 @@ cli_fuse.register(app)
 cli_check.register(app)
 cli_curve.register(app)
 cli_import.register(app)
+cli_store.register(app)
 cli_submit.register(app)
 cli_site.register(app)
 

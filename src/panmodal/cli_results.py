@@ -85,7 +85,7 @@ def rescore(
 
     Example: `panmodal rescore results/`
     """
-    from panmodal.evaluation.compiling import rescore as again
+    from panmodal.evaluation.rescoring import rescore as again
 
     with trial_progress() as report:
         scores = again(results, metric, report)

@@ -8,7 +8,7 @@ from panmodal import Card, Embedding, InputError, Screen, Store, run
 from panmodal.evaluation.config import RunConfig, make_config
 from panmodal.evaluation.evidence import read_evidence
 from panmodal.evaluation.fusion_input import FusionInput
-from panmodal.evaluation.compiling import rescore
+from panmodal.evaluation.rescoring import rescore
 from panmodal.fusion import ContextTargets, Modalities, Setting, fit_fusion, get_fusion
 from panmodal.probes import Targets
 

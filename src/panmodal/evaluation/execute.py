@@ -92,8 +92,9 @@ def _keep(store: Store, made: Attempt, options: Options) -> None:
     if made.learned is not None:
         store.write_fusion(trial.digest, made.learned)
     kept = result if options.keep_predictions else replace(result, values=None)
-    store.write_trial(trial.digest, kept)
+    # The predictions come last: their presence means that the trial is done.
     store_scores(store, trial.digest, result, job.comparison(result), options.metrics)
+    store.write_trial(trial.digest, kept)
 
 
 def _fail(store: Store, made: Attempt, fail_fast: bool) -> None:

@@ -76,8 +76,11 @@ class FusionPlan:
 
     def record(self) -> dict[str, Any]:
         """Return what the record of a run says of it."""
-        return {"name": self.name, "method": self.label, "options": self.options.model_dump(mode="json"), "digest": self.digest,
-                "of": [e.name for e in self.embeddings], "members": [e.digest for e in self.embeddings], "covered": len(self.covered)}  # fmt: skip
+        return {
+            "name": self.name, "method": self.label, "options": self.options.model_dump(mode="json"), "digest": self.digest,
+            "of": [e.name for e in self.embeddings], "members": [e.digest for e in self.embeddings],
+            "covered": len(self.covered),
+        }  # fmt: skip
 
 
 def plan_fusion(

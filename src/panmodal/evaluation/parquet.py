@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,9 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> tuple[Any,
     if not path.exists():
         raise StoreError(f"{path}: missing. Run the same command again to compute it.")
     try:
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
+        # Not read_table, whose search for a data set of many files takes longer than reading a small one.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(columns=columns, use_threads=file.metadata.num_rows > 100_000)
         meta = table.schema.metadata or {}
         known = META in meta or CHECK in meta
         if known and meta.get(CHECK) != hashlib.sha256(meta.get(META, b"")).hexdigest().encode():
@@ -92,7 +96,10 @@ def write_rows_of(
     """Write a matrix (ids x columns; precision as for :func:`packed`) with the ids of its rows, unless the file is there."""
     import pyarrow as pa
 
-    if not path.exists():
+    if path.exists():
+        with contextlib.suppress(OSError):
+            os.utime(path)  # in use: not to be cleared away as old
+    else:
         table = pa.table({"pert_id": pa.array(list(ids), pa.string()), column: packed(values, exact=exact)})
         write_parquet(table.replace_schema_metadata({META: json.dumps(record).encode()}), path)
 

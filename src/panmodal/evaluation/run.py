@@ -14,7 +14,7 @@ from panmodal._console import Progress
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, PanmodalError, StoreError
 from panmodal.evaluation.ceilings import store_ceilings
-from panmodal.evaluation.compiling import compile_scores
+from panmodal.evaluation.compaction import compile_tables
 from panmodal.evaluation.execute import GroupDone, Options, RunGroup
 from panmodal.evaluation.fusion_input import FusionInput
 from panmodal.evaluation.invocation import Invocation
@@ -220,7 +220,7 @@ def run(
         log.note(computed=computed, reused=len(plan.trials) - computed - len(failed), failed=len(failed))
     if ceilings is not None:
         store_ceilings(store, ceilings, screen, split, seed, chosen, cores)
-    compile_scores(store)
+    compile_tables(store)
     return Results(store.path, plan, computed, len(plan.trials) - computed - len(failed), tuple(failed))
 
 
