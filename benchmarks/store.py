@@ -56,7 +56,7 @@ for digest, trial in planned.items():
         labels.append({**record, "hyperparameters": records[digest]["hyperparameters"]})
 trials = pd.DataFrame(labels)
 scores = tidy_scores(rows, trials)
-store.write_perturbations(rows, trials)
+rows.to_parquet(store.path / "perturbations.parquet")
 store.write_table("scores", scores)
 seconds, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
 """

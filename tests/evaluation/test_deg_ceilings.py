@@ -17,6 +17,7 @@ from panmodal.cells.prepare import PrepareOptions, open_cells, prepare
 from panmodal.cells.simulate import simulate_cells
 from panmodal.evaluation.ceilings import find_ceilings, fold_ceilings
 from panmodal.evaluation.class_metrics import bootstrap_weights
+from panmodal.evaluation.compaction import gather_ceilings
 from panmodal.evaluation.config import RunConfig
 from panmodal.evaluation.metrics import metrics_for
 from panmodal.insight.gaps import gap_table
@@ -342,7 +343,9 @@ def test_a_flipped_bit_in_stored_ceilings_is_noticed_or_harmless(copy, finished)
         raw = bytearray(whole)
         raw[place] ^= 1
         file.write_bytes(bytes(raw))
-        store.compile_ceilings(trials)
+        ceilings, samples = gather_ceilings(store, store.trials())
+        store.write_table("ceilings", ceilings)
+        store.write_table("resampled", pd.concat([trials, samples], ignore_index=True))
         tables = [store.ceilings(), store.resampled()]
         if len(tables[0]) == len(expected_tables[0]):
             for found, expected in zip(tables, expected_tables, strict=True):

@@ -340,9 +340,9 @@ def test_an_ensemble_is_a_fusion(known):
     screen, embeddings, ids = known
     (found,) = fuse(screen, embeddings, "kernels", ids=ids[60:], contexts="A", members=2)
     (one,) = fuse(screen, embeddings, "kernels", ids=ids[60:], contexts="A")
-    assert found.settings["members"] == 2
-    # Kernels do not depend on the seed where all training ids are used.
-    np.testing.assert_allclose(found.values, one.values, rtol=1e-4, atol=1e-5)
+    assert found.settings["members"] == 2 and found.variance is not None
+    # Each member sees 80 % of the training ids, and so says much the same.
+    assert np.corrcoef(found.values.ravel(), one.values.ravel())[0, 1] > 0.9
 
 
 def test_wrong_input_is_refused(known, labels, fake, refuses):

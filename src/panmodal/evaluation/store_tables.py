@@ -12,7 +12,7 @@ import pandas as pd
 from panmodal._digest import digest_json
 from panmodal.errors import StoreError
 from panmodal.evaluation.parquet import META, read_parquet, write_parquet
-from panmodal.evaluation.rows import StoredRows, task_groups, write_rows
+from panmodal.evaluation.rows import StoredRows
 
 if TYPE_CHECKING:
     from panmodal.evaluation.trials import Trial
@@ -57,31 +57,6 @@ class StoredTables:
 
         table = pa.Table.from_pandas(frame, preserve_index=False)
         write_parquet(table.replace_schema_metadata({META: json.dumps(about).encode()}), self._ceilings_path(labels))
-
-    def compile_ceilings(self, resampled: pd.DataFrame) -> None:
-        """Gather the ceilings that belong to the trials planned into ``ceilings.parquet``; remove it if there are none.
-
-        Their bootstrap samples join those of the trials (``resampled``) in ``resampled.parquet``.
-        """
-        valid = {(t.screen, t.context, t.response, t.split, t.fold, t.seed): (t.depends["responses"], t.depends["split"])
-                 for t in self.trials()}  # fmt: skip
-        frames, samples = [], []
-        for path in sorted((self.path / "ceilings").glob("*.parquet")):
-            try:
-                table, about = read_parquet(path)
-            except StoreError:
-                continue  # as good as absent; the next run computes it again
-            frame = table.to_pandas()
-            labels = tuple(frame.loc[0, ["screen", "context", "response", "split", "fold", "seed"]])
-            if valid.get(labels) == (about["responses"], about["split"]):
-                frames.append(frame)
-                own = dict(zip(("screen", "context", "response", "split", "fold", "seed"), labels, strict=True))
-                samples += [{**own, "trial": "", "estimator": estimator, "metric": metric, "draws": draws}
-                            for estimator, found in about.get("draws", {}).items() for metric, draws in found.items()]  # fmt: skip
-        self._write_or_remove("ceilings", pd.concat(frames, ignore_index=True) if frames else pd.DataFrame())
-        self._write_or_remove(
-            "resampled", pd.concat([resampled, pd.DataFrame(samples)], ignore_index=True) if samples else resampled
-        )
 
     def _write_or_remove(self, name: str, frame: pd.DataFrame) -> None:
         if len(frame):
@@ -134,13 +109,6 @@ class StoredTables:
     def quality(self) -> pd.DataFrame | None:
         """Return facts of each perturbation that come with ceilings (``quality.parquet``), if there are any."""
         return self._read_or_none("quality")
-
-    def write_perturbations(self, rows: pd.DataFrame, trials: pd.DataFrame) -> None:
-        """Write ``perturbations.parquet``, the rows of each task together."""
-        home, tasks = task_groups(trials)
-        group = rows["trial"].map(home)
-        parts = (rows[(group == k).to_numpy()] for k in range(len(tasks)))
-        write_rows(self.path / "perturbations.parquet", parts, tasks)
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Write ``name.parquet`` at the top of the folder."""
