@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev  ## Lint, types and the whole test suite
 
 test-extras: $(VENV)/.installed-dev  ## What `make test` skips: PyTorch, graph networks, language models (TORCH names the build, such as a CPU one)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' torchmetrics '.[dev,deep,graph,models]'
-	$(BIN)/python -m pytest -q -n 2 tests/embeddings tests/probes tests/evaluation
+	$(BIN)/python -m pytest -q -n 2 tests/embeddings tests/probes tests/evaluation tests/fusion tests/execution
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
