@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from panmodal._digest import digest_json
 from panmodal._files import atomic_path
+from panmodal._threads import limit_threads
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, PanmodalError, some
 from panmodal.evaluation.compare import CLASS_PRIOR, TRAIN_MEAN, fill_row, has_classes
@@ -179,6 +180,7 @@ class Measured:
         return cls(tuple(ids), targets, screen.digest(context))
 
 
+@limit_threads
 def fuse(
     screen: Screen, embeddings: Sequence[Embedding], fusion: str | Fusion = "kernels", *, options: Mapping[str, Any] | None = None,
     ids: Sequence[str] | Literal["screen"] | None = None, members: int = 1, contexts: Sequence[str] | str | None = None,

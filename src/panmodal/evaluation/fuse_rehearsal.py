@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from panmodal._threads import limit_threads
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, PanmodalError, some
 from panmodal.evaluation.compare import CLASS_PRIOR, TRAIN_MEAN, fill_row, has_classes
@@ -27,6 +28,7 @@ FUSION, SINGLE, BASELINE = "fusion", "embedding", "baseline"
 """Roles of methods in a rehearsal."""
 
 
+@limit_threads
 def rehearse(
     screen: Screen, embeddings: Sequence[Embedding], split: Split, fusion: str | Fusion = "kernels", *,
     options: Mapping[str, Any] | None = None, members: int = 1, contexts: Sequence[str] | str | None = None, match: str = "auto",

@@ -25,8 +25,8 @@ class Invocation:
         self.store = store
         self.started = time.perf_counter()
         began = now()
-        # Clocks of two machines may agree, and so may their process numbers; hardly both.
-        self.name = f"{began.replace(':', '')}-{platform.node()}-{os.getpid()}"
+        # Clocks of two machines may agree, and so may their process numbers; and one process may call twice within a second.
+        self.name = f"{began.replace(':', '')}-{platform.node()}-{os.getpid()}-{os.urandom(4).hex()}"
         self.record: dict[str, Any] = {
             **about,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from panmodal._threads import limit_threads
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, some
 from panmodal.evaluation.candidates import chosen_context, join
@@ -35,6 +36,7 @@ CHUNK = 2_000
 """Measured perturbations whose distances to all candidates are held at once."""
 
 
+@limit_threads
 def choose_next(
     candidates: ArrayLike, measured: ArrayLike, n: int, *, strategy: str = "expected-information", alpha: float | None = None,
     seed: int = 0,
@@ -152,6 +154,7 @@ def _vectors(values: ArrayLike, what: str) -> Matrix:
     return made
 
 
+@limit_threads
 def next_experiments(
     screen: Screen, embedding: Embedding, n: int, ids: Sequence[str] | None = None, *, strategy: str = "expected-information",
     context: str | None = None, match: str = "auto", seed: int = 0,
@@ -205,6 +208,7 @@ def next_experiments(
     return table, tuple(notes)
 
 
+@limit_threads
 def simulate_design(
     screen: Screen, embedding: Embedding, strategies: Sequence[str] = tuple(STRATEGIES), *, context: str | None = None,
     start: int = 40, steps: int = 4, batch: int = 20, seeds: Sequence[int] = range(20), test_share: float = 0.3, probe: str = "ridge",
@@ -328,6 +332,7 @@ def compare_designs(table: pd.DataFrame, *, against: str = "random", draws: int 
     return pd.DataFrame(rows, columns=columns)
 
 
+@limit_threads
 def rehearse_design(screen: Screen, embedding: Embedding, strategy: str, *, context: str | None = None, batch: int = 20,
                     seed: int = 0, repeats: int = 20) -> list[str]:  # fmt: skip
     """Say in a sentence whether a strategy would have beaten random choice on what is measured (:func:`simulate_design`).

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from panmodal._files import atomic_path
 from panmodal._tables import suffix
+from panmodal._threads import limit_threads
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, some
 from panmodal.evaluation.candidates import chosen_context, join
@@ -87,6 +88,7 @@ class Prediction:
         })  # fmt: skip
 
 
+@limit_threads
 def predict_responses(
     screen: Screen, embedding: Embedding, ids: Sequence[str] | None = None, *, probe: str = "ridge", context: str | None = None,
     alpha: float = 0.1, intervals: str = "cv", difficulty: str = "neighbours", match: str = "auto", seed: int = INNER_SEED,
@@ -193,6 +195,7 @@ def predict_responses(
     return Prediction(context, tuple(screen.readouts), out[0], out[1], out[2], about, alpha, settings, tuple(notes))
 
 
+@limit_threads
 def interval_coverage(
     screen: Screen, embedding: Embedding, split: Split, *, probe: str = "ridge", context: str | None = None, alpha: float = 0.1,
     intervals: str = "cv", difficulty: str = "neighbours", match: str = "auto", seed: int = INNER_SEED,
