@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev  ## Lint, types and the whole test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 test-extras: $(VENV)/.installed-dev  ## What `make test` skips: PyTorch, graph networks, language models (TORCH names the build, such as a CPU one)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' torchmetrics '.[dev,deep,graph,models]'

@@ -35,7 +35,12 @@ EMBEDDINGS = {
 }
 ALONE = ("kernels",)
 """Methods that are run over each embedding alone too: what is left of their gain is due to combining."""
-ATTENTION = ("attention(preset=simple)", "attention(preset=small)", "attention(preset=small, members=5)")
+ATTENTION = (
+    "attention(preset=small)",
+    "attention(preset=small, members=5)",
+    "attention(preset=simple)",
+    "attention(preset=full)",
+)
 
 
 def find(data: Path, given: list[str]) -> list[EmbeddingInput]:
