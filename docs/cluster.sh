@@ -15,6 +15,8 @@ dask worker --scheduler-file "$out/scheduler.json" --nworkers 2 --nthreads 1 --n
 workers=$!
 trap 'kill $scheduler $workers 2> /dev/null || true' EXIT
 
+panmodal demo --out "$out/demo" --dask "$out/scheduler.json"
+
 panmodal run --screen "$out/screen.h5ad" "${embeddings[@]}" --out "$out/results" --dask "$out/scheduler.json" &
 run=$!
 

@@ -247,6 +247,7 @@ def _show_failures(console: Console, results: Results) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("panmodal-demo"),
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Processes; all cores unless given.")] = None,
+    dask: Annotated[str | None, typer.Option(help="Dask cluster, as for `panmodal run`.")] = None,
 ) -> None:
     """Run the benchmark on the shipped data, with no file and no network, in a minute or two.
 
@@ -259,8 +260,9 @@ def demo(
     console = console_for()
     with trial_progress() as report:
         results = run_demo(
-            out, n_jobs=jobs, say=lambda line: console.print(plain(line), highlight=False), progress=report
-        )
+            out, n_jobs=jobs, executor=f"dask:{dask}" if dask else "local",
+            say=lambda line: console.print(plain(line), highlight=False), progress=report,
+        )  # fmt: skip
     board = results.leaderboard()
     for table in task_tables(board):
         console.print(table)

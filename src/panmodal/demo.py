@@ -48,7 +48,7 @@ def simulated_experiment(folder: str | Path, *, n_jobs: int | None = None, say: 
     return screen, Ceilings(ceilings_path(path)), planted_embeddings(truth)
 
 
-def run_demo(out: str | Path, *, n_jobs: int | None = None, say: Callable[[str], None] = print,
+def run_demo(out: str | Path, *, n_jobs: int | None = None, executor: str = "local", say: Callable[[str], None] = print,
              progress: Progress | None = None) -> Results:  # fmt: skip
     """Run the demonstration into ``out`` and write ``leaderboard.html`` and ``leaderboard.csv`` there.
 
@@ -58,6 +58,8 @@ def run_demo(out: str | Path, *, n_jobs: int | None = None, say: Callable[[str],
         Results folder.
     n_jobs
         Processes.
+    executor
+        Who computes trials, as in :func:`panmodal.evaluation.run.run`.
     say
         Called with a line on each step.
     progress
@@ -69,13 +71,31 @@ def run_demo(out: str | Path, *, n_jobs: int | None = None, say: Callable[[str],
     embeddings = [embedded_embedding(name) for name in EMBEDDED]
     depmap = embedded_screen("depmap-fitness")
     say(f"{depmap!r}")
-    run(depmap, embeddings, out, n_jobs=n_jobs, progress=progress, about={"demo": True})
+    run(depmap, embeddings, out, n_jobs=n_jobs, progress=progress, executor=executor, about={"demo": True})
     screen, ceilings, planted = simulated_experiment(Path(out) / "simulated", n_jobs=n_jobs, say=say)
     say(f"{screen!r}")
-    run(screen, planted, out, n_jobs=n_jobs, progress=progress, about={"demo": True}, ceilings=ceilings)
+    run(
+        screen,
+        planted,
+        out,
+        n_jobs=n_jobs,
+        progress=progress,
+        executor=executor,
+        about={"demo": True},
+        ceilings=ceilings,
+    )
     labels = screen.labelled().select(screen.contexts[:1])  # one context shows it; both would take a minute more
     say(f"{labels!r}")
-    results = run(labels, planted, out, n_jobs=n_jobs, progress=progress, about={"demo": True}, ceilings=ceilings)
+    results = run(
+        labels,
+        planted,
+        out,
+        n_jobs=n_jobs,
+        progress=progress,
+        executor=executor,
+        about={"demo": True},
+        ceilings=ceilings,
+    )
     for name in ("leaderboard.html", "leaderboard.csv"):
         write_leaderboard(out, Path(out) / name)
     return results

@@ -125,10 +125,14 @@ def test_mean_and_sd_over_folds(make_scores):
     assert (found["mean"], found["n_folds"]) == (3, 3) and found["sd"] == pytest.approx(np.sqrt(7))
 
 
-def test_undefined_scores_are_left_out_of_the_mean_and_rank_nobody(make_scores):
+def test_scores_of_a_part_of_the_folds_are_shown_without_a_rank(make_scores):
     board = leaderboard(make_scores({("a", "knn"): [np.nan, 2, 4], ("b", "knn"): [np.nan] * 3, ("c", "knn"): [9] * 3}))
-    assert (row(board, "a")["mean"], row(board, "a")["n_folds"], row(board, "a")["rank"]) == (3, 2, 1)
+    assert (row(board, "a")["mean"], row(board, "a")["n_folds"]) == (3, 2) and pd.isna(row(board, "a")["rank"])
+    assert row(board, "c")["rank"] == 1
     assert board["embedding"].tolist() == ["a", "c", "b"]
+    (text,) = summary(board)
+    assert "c with knn comes first" in text
+    assert "1 method(s) have no score in some folds and so no rank, such as a with knn (2 of 3 folds)" in text
     assert pd.isna(row(board, "b")["mean"]) and pd.isna(row(board, "b")["rank"]) and row(board, "b")["n_folds"] == 0
 
 

@@ -107,9 +107,9 @@ def leaderboard(
     -------
     pandas.DataFrame
         One row per task and method, best first: task columns, ``embedding``, ``probe``, ``role``, ``modality``, ``seen`` (whether the
-        embedding was trained on the data set: ``yes``, ``no``, ``unknown``), ``rank`` (embeddings only; ties share the
-        lower rank), ``mean`` and ``sd`` over folds, ``n_folds`` (folds with a score, of all seeds), ``folds_above_floor`` (folds in
-        which it beats that fold's floor), ``gap_closed`` with its 95 % interval
+        embedding was trained on the data set: ``yes``, ``no``, ``unknown``), ``rank`` (embeddings with a score in every fold;
+        ties share the lower rank), ``mean`` and ``sd`` over folds, ``n_folds`` (folds with a score, of all seeds),
+        ``folds_above_floor`` (folds in which it beats that fold's floor), ``gap_closed`` with its 95 % interval
         ``gap_low`` to ``gap_high`` (see :func:`panmodal.insight.gaps.gap_table`), ``floor``, ``ceiling``, ``floor_by`` and
         ``ceiling_by`` (which method they are of), ``coverage`` (covered share of the test ids), ``n_test`` (perturbations tested, in
         all folds), both null where they are not known, and ``filled``, ``covered``, ``common`` (the mean under each rule; ``covered``
@@ -224,7 +224,8 @@ def _one_task(rows: pd.DataFrame, name: str, fallback: str) -> pd.DataFrame:
     ahead = used.assign(ahead=_better(used["value"], used["reference"], higher))
     above = ahead.groupby(METHOD, sort=False)["ahead"].sum().rename("folds_above_floor")
     board = board.merge(above.reset_index(), on=METHOD, how="left")
-    ranked = board["role"] == "embedding"
+    # A mean over easier folds must not win: what lacks folds is shown without a rank.
+    ranked = (board["role"] == "embedding") & (board["n_folds"] == board["n_folds"].max())
     board["rank"] = board.loc[ranked, "mean"].rank(method="min", ascending=not higher)
     board["rank"] = board["rank"].astype("Int64")
     board = board.sort_values("mean", ascending=not higher, na_position="last", kind="stable")
@@ -272,9 +273,10 @@ def summary(board: pd.DataFrame) -> list[str]:
     """Say in sentences what a leaderboard shows, task by task."""
     sentences = []
     for task, rows in board.groupby(TASK, sort=False):
-        ranked = rows[(rows["role"] == "embedding") & rows["mean"].notna()]
+        ranked = rows[(rows["role"] == "embedding") & rows["rank"].notna()]
         if ranked.empty:
             continue
+        lacking = rows[(rows["role"] == "embedding") & rows["rank"].isna() & rows["mean"].notna()]
         best = ranked.sort_values("rank", kind="stable").iloc[0]
         metric, n = best["metric"], int(best["n_folds"])
         marked = " (simulated data)" if best["simulated"] else ""
@@ -306,6 +308,10 @@ def summary(board: pd.DataFrame) -> list[str]:
                      "floor, the noise being as large as the responses")  # fmt: skip
         if pd.notna(best["n_test"]) and best["n_test"] < FEW:
             text += f"; only {best['n_test']} perturbations were tested, which cannot tell methods with overlapping intervals apart"
+        if len(lacking):
+            one = lacking.iloc[0]
+            text += f"; {len(lacking)} method(s) have no score in some folds and so no rank, such as {one['embedding']} with "
+            text += f"{one['probe']} ({one['n_folds']} of {n} folds)"
         sentences.append(text + ".")
     return sentences
 

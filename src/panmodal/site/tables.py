@@ -210,7 +210,7 @@ class _Gaps:
 
 
 def cells(tables: Tables, metric: str = PRIMARY, fallback: str = "filled") -> pd.DataFrame:
-    """Return the scores of ranked methods on every task by a metric and fallback.
+    """Return the scores of ranked methods (those with a score in every fold) on every task by a metric and fallback.
 
     Returns
     -------
@@ -227,7 +227,8 @@ def cells(tables: Tables, metric: str = PRIMARY, fallback: str = "filled") -> pd
         if board is None or column not in page.means:
             continue
         own = board.loc[
-            board["role"] == "embedding", [*METHOD, "modality", "seen", "coverage", "gap_closed", "gap_low", "gap_high"]
+            board["role"] == "embedding",
+            [*METHOD, "modality", "seen", "coverage", "gap_closed", "gap_low", "gap_high", "n_folds"],
         ]
         own = own.rename(columns={"gap_closed": "gap", "gap_low": "low", "gap_high": "high"})
         own = own.merge(page.means[[*METHOD, column]].rename(columns={column: "mean"}), on=METHOD, how="left")
@@ -238,8 +239,10 @@ def cells(tables: Tables, metric: str = PRIMARY, fallback: str = "filled") -> pd
             if fallback == "filled":
                 own["gap"] = gap_closed(own["mean"], floor, ceiling, higher)
         own["above"] = (own["mean"] > floor if higher else own["mean"] < floor) if fallback == "filled" else False
+        # As on the leaderboard: a mean over a part of the folds takes no part.
+        own = own[own["mean"].notna() & (own["n_folds"] == board["n_folds"].max())].copy()
         own["rank"] = np.nan if fallback == "covered" else own["mean"].rank(method="min", ascending=not higher)
-        parts.append(own[own["mean"].notna()].assign(task=number, kind=page.kind))
+        parts.append(own.assign(task=number, kind=page.kind))
     columns = ["task", *METHOD, "kind", "modality", "seen", "mean", "rank", "gap", "low", "high", "coverage", "above"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
