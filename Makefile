@@ -42,6 +42,10 @@ bench: $(VENV)/.installed-dev  ## Speed and memory, side by side with scikit-lea
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/fingerprints.py
 	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python benchmarks/fusion_linear.py
+	$(BIN)/python benchmarks/fusion_simulated.py
+	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf $(VENV) panmodal-demo build dist .pytest_cache .mypy_cache .ruff_cache
