@@ -93,6 +93,7 @@ def gain_plot(table: pd.DataFrame) -> Figure:
             _bare(axes, names if k == 0 else [""] * len(names))
             metric = own["metric"].dropna().iloc[0]
             axes.set_xlabel(f"gain in {metric}", fontsize=8)
+            axes.locator_params(axis="x", nbins=6)
         row = first.iloc[0]
         panels[0].set_title(f"{title}, against {row['single']} with {row['single_probe']}", fontsize=9, loc="left")
     _verdict_legend(figure, table)
