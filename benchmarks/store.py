@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 
 from panmodal.evaluation.metrics import METRICS
-from panmodal.evaluation.scores import as_row_table
 from panmodal.evaluation.store import Store
 from panmodal.evaluation.trials import Predictions, Trial, dependencies
 
@@ -105,7 +104,7 @@ def write(store: Store, trials: list[Trial]) -> dict[str, float]:
         ids = [f"P{trial.fold}-{k}" for k in range(PERTURBATIONS)]
         values = rng.random((PERTURBATIONS, READOUTS), dtype=np.float32)
         record = {"hyperparameters": json.dumps({"alpha": 1.0, "components": 20}), "seconds": 0.01}
-        rows = as_row_table(trial.digest, ids, covered, {name: rng.random(PERTURBATIONS) for name in NAMES})
+        rows = {"pert_id": np.array(ids, object), "covered": covered, **{n: rng.random(PERTURBATIONS) for n in NAMES}}
         drawing += time.process_time() - before
         start = time.perf_counter()
         store.write_rows(trial.digest, rows, rules)

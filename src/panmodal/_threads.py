@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_known: tuple[int, Any] = (-1, None)
+
+
+@contextmanager
+def math_threads(limit: int) -> Iterator[None]:
+    """Let the linear algebra libraries of this process use so many threads.
+
+    Finding the libraries takes milliseconds, as much as a small trial; they are looked for again only after something was imported.
+    """
+    import scipy.linalg  # noqa: F401 - brings a library of its own, which must be there to be limited
+    from threadpoolctl import ThreadpoolController
+
+    global _known
+    modules = len(sys.modules)
+    if _known[0] != modules:
+        _known = (modules, ThreadpoolController())
+    with _known[1].limit(limits=max(1, limit)):
+        yield
 
 
 def limit_threads(function: Callable[P, R]) -> Callable[P, R]:
@@ -19,10 +40,8 @@ def limit_threads(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        from threadpoolctl import threadpool_limits
-
         threads = kwargs.get("threads", 1)
-        with threadpool_limits(limits=threads if isinstance(threads, int) and threads > 0 else 1):
+        with math_threads(threads if isinstance(threads, int) else 1):
             return function(*args, **kwargs)
 
     return limited

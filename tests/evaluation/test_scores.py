@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panmodal.evaluation.scores import COLUMNS, as_row_table, mark_common, tidy_scores
+from panmodal.evaluation.scores import COLUMNS, mark_common, tidy_scores
 
 NAN = np.nan
 IDS = ["A", "B", "C", "D"]
@@ -25,8 +25,9 @@ def label(trial, embedding, role="embedding", **other):
 
 
 def rows_of(trial, covered, ids=None, **metrics):
-    return as_row_table(
-        trial, list(ids or IDS), np.array(covered, dtype=bool), {m: np.array(v, float) for m, v in metrics.items()}
+    values = {m: np.array(v, float) for m, v in metrics.items()}
+    return pd.DataFrame(
+        {"trial": trial, "pert_id": list(ids or IDS), "covered": np.array(covered, dtype=bool), **values}
     )
 
 

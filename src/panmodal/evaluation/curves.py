@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from panmodal._console import Progress
+from panmodal._threads import math_threads
 from panmodal.embeddings.embedding import Embedding
 from panmodal.errors import InputError, some
 from panmodal.evaluation.class_metrics import LabelComparison, totals
@@ -205,12 +206,10 @@ def _run(jobs: Sequence[_Job], shared: _Shared, common: set[str], n_jobs: int) -
 
 
 def _run_job(job: _Job, shared: _Shared, common: set[str]) -> list[dict[str, Any]]:
-    from threadpoolctl import threadpool_limits
-
     order = training_order(shared.workspace.split, job.fold, shared.seed)
     designs: dict[tuple[tuple[str, ...], tuple[str, ...]], Design] = {}
     records = []
-    with threadpool_limits(limits=1):
+    with math_threads(1):
         for context in job.contexts:
             side = _Side(shared, context, job.fold, order)
             for point in shared.points:

@@ -20,6 +20,7 @@ import numpy as np
 
 from panmodal._digest import digest_json
 from panmodal._files import write_text
+from panmodal._threads import math_threads
 from panmodal._version import __version__
 from panmodal.errors import InputError, StoreError
 from panmodal.evaluation.cost import (
@@ -122,10 +123,8 @@ def _timed(call: Callable[[], Any], again: int = 2) -> float:
 
 def measure() -> list[Observation]:
     """Time projections, probes, metrics, writing and small runs; the times of one size share a group."""
-    from threadpoolctl import threadpool_limits
-
     found: list[Observation] = []
-    with threadpool_limits(limits=1), tempfile.TemporaryDirectory(prefix="panmodal-calibration-") as folder:
+    with math_threads(1), tempfile.TemporaryDirectory(prefix="panmodal-calibration-") as folder:
         for response, sizes in SIZES.items():
             # Whatever is loaded or compiled at first use is not to be counted.
             (warm := Path(folder) / "warm").mkdir(exist_ok=True)

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from panmodal._threads import math_threads
 from panmodal.evaluation.class_metrics import LabelComparison
 from panmodal.evaluation.compute import Attempt, compute_group, named
 from panmodal.evaluation.gene_scores import store_gene_scores
 from panmodal.evaluation.metrics import METRICS, Comparison, score_rows
 from panmodal.evaluation.plan import Group
 from panmodal.evaluation.provenance import environment, environment_digest, now, reset_peak
-from panmodal.evaluation.scores import as_row_table
 from panmodal.evaluation.store import Store
 from panmodal.evaluation.trials import Predictions
 from panmodal.evaluation.workspace import Workspace, close_matrices, load_workspace
@@ -61,15 +63,13 @@ def run_group(group: Group, workspace: Workspace, options: Options, attempt: int
 
     Computes with one BLAS thread, so that results do not depend on the number of processes and the cores are not over-subscribed.
     """
-    from threadpoolctl import threadpool_limits
-
     store = Store(options.store)
     if attempt:
         group = replace(group, trials=tuple(t for t in group.trials if not store.has_trial(t.digest)))
     store.write_environment(environment_digest(), environment())
     reset_peak()
     done, failed = 0, []
-    with threadpool_limits(limits=1):
+    with math_threads(1):
         for made in compute_group(
             group, workspace, standardise=options.standardise[group.source], device=options.device,
             folder=store.path / "checkpoints",
@@ -114,7 +114,7 @@ def store_scores(
     """Compute metrics of a trial and store them with the versions of their formulae."""
     chosen = [METRICS[m] for m in metrics]
     scored = score_rows(comparison, chosen)
-    rows = as_row_table(digest, result.pert_ids, result.covered, scored)
-    store.write_rows(digest, rows, {m: METRICS[m].rule for m in scored})
+    labels = {"pert_id": np.asarray(result.pert_ids, dtype=object), "covered": result.covered}
+    store.write_rows(digest, {**labels, **scored}, {m: METRICS[m].rule for m in scored})
     if isinstance(comparison, LabelComparison):
         store_gene_scores(store, digest, result, comparison, [m for m in chosen if m.axis == "gene"])

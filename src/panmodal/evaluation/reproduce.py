@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from panmodal._threads import math_threads
 from panmodal.embeddings.controls import idealised_embedding
 from panmodal.errors import PanmodalError, StoreError, some
 from panmodal.evaluation.compute import compute_group, named
@@ -113,12 +114,10 @@ def reproduce(path: str | Path, trial: Trial | str) -> Reproduction:
                 f"{path}: {len(found)} trials begin with {trial!r} ({some(found, 3)}); give more of the digest."
             )
         (trial,) = found.values()
-    from threadpoolctl import threadpool_limits
-
     then = store.read_trial(trial.digest)
     _check_rules(trial, str(then.record.get("version")), store.path)
     # One thread, as in a run: another number sums in another order.
-    with threadpool_limits(limits=1), work_folder() as folder:
+    with math_threads(1), work_folder() as folder:
         workspace, source = _workspace(store, trial, folder)
         group = Group(source, trial.fold, (trial,))
         (made,) = compute_group(group, workspace, standardise=bool(trial.depends.get("standardise", True)))

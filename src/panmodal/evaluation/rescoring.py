@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from panmodal._console import Progress
+from panmodal._threads import math_threads
 from panmodal.evaluation.compaction import compile_results, rescore_trial
 from panmodal.evaluation.metrics import metrics_for
 from panmodal.evaluation.store import Store
@@ -25,11 +26,9 @@ def rescore(path: str | Path, metrics: Sequence[str] | None = None, progress: Pr
     progress
         Called with (trials done, trials to do).
     """
-    from threadpoolctl import threadpool_limits
-
     store = Store(path)
     trials = {t.digest: t for t in store.trials() if store.has_trial(t.digest)}
-    with threadpool_limits(limits=1):
+    with math_threads(1):
         for k, trial in enumerate(trials.values()):
             if progress:
                 progress(k, len(trials))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 
@@ -93,10 +91,3 @@ def tidy_scores(rows: pd.DataFrame, trials: pd.DataFrame, totals: pd.DataFrame |
     )
     table = table.sort_values([*LABELS, "_f", "_m"], kind="stable")
     return table[COLUMNS].reset_index(drop=True)
-
-
-def as_row_table(
-    trial: str, pert_ids: list[str], covered: np.ndarray, values: Mapping[str, np.ndarray]
-) -> pd.DataFrame:
-    """One row per test perturbation of a trial."""
-    return pd.DataFrame({"trial": trial, "pert_id": pert_ids, "covered": covered, **values})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,12 +242,12 @@ class Store(StoredTables):
 
     # --- values per perturbation --------------------------------------------------------------------------------------
 
-    def write_rows(self, digest: str, rows: pd.DataFrame, rules: dict[str, int]) -> None:
+    def write_rows(self, digest: str, rows: pd.DataFrame | Mapping[str, NDArray[Any]], rules: dict[str, int]) -> None:
         """Store the metrics of each test perturbation of a trial; ``rules`` are the versions of their formulae."""
         import pyarrow as pa
 
         # Column by column: a table from pandas takes longer to make than to write.
-        table = pa.table({name: pa.array(rows[name].to_numpy(), from_pandas=True) for name in rows if name != "trial"})
+        table = pa.table({n: pa.array(np.asarray(rows[n]), from_pandas=True) for n in rows if n != "trial"})
         meta = {META: json.dumps({"trial": digest, "rules": rules}).encode()}
         write_parquet(table.replace_schema_metadata(meta), self._rows_path(digest))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from panmodal._threads import math_threads
 from panmodal.errors import InputError, some
 from panmodal.fusion.base import ContextTargets, Fitted, Fused, Fusion, Modalities, Setting, fit_fusion, get_fusion
 from panmodal.fusion.ensemble import ensemble
@@ -91,8 +92,6 @@ class FusionCV:
         InputError
             What cannot be fitted, and what to do.
         """
-        from threadpoolctl import threadpool_limits
-
         fusion = get_fusion(self.fusion) if isinstance(self.fusion, str) else self.fusion
         if self.members < 1:
             raise InputError(f"members is the number of fits to average, at least 1, not {self.members}.")
@@ -119,7 +118,7 @@ class FusionCV:
                       for c, own in contexts.items()}  # fmt: skip
         setting = Setting(seed=self.seed, device=self.device, threads=self.threads)
         self._fitted: dict[str, Fitted] = {}
-        with threadpool_limits(limits=self.threads):
+        with math_threads(self.threads):
             if fusion.joint:
                 joint = fit_fusion(fusion, given, contexts, chosen, setting)
                 self._fitted = dict.fromkeys(contexts, joint)
@@ -191,8 +190,6 @@ class FusionCV:
         return variance.reshape(len(variance), 2, -1) if self._classes else variance
 
     def _predict(self, x: Mapping[str, ArrayLike], context: str | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        from threadpoolctl import threadpool_limits
-
         given = self._given(x)
         context = self._context(context)
         covered, fill = given.covered, self._fill[context]
@@ -203,7 +200,7 @@ class FusionCV:
         values = np.tile(fill, (len(covered), 1))
         variance = None if covered.any() else np.full(values.shape, np.nan)
         if covered.any():
-            with threadpool_limits(limits=self.threads):
+            with math_threads(self.threads):
                 found: Fused = self._fitted[context].predict(given.part(covered), context)
             values[covered] = found.values
             if found.variance is not None:

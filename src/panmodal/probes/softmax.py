@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from panmodal._threads import math_threads
 from panmodal.errors import InputError
 from panmodal.probes.lbfgs import Problem, Solution, minimise, signal_of
 from panmodal.probes.softmax_ops import Search, U, V, array_search
@@ -200,9 +201,7 @@ def fit_path(
         for start in starts:
             work(start)
     else:
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        with math_threads(1), ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, starts))
     for result in out:
         result.weights[:] /= scale
