@@ -124,6 +124,21 @@ def test_a_trial_that_fails_is_recorded_and_does_not_stop_the_rest(toy, tmp_path
     )
 
 
+def test_a_run_of_which_nothing_is_left_says_why(toy, tmp_path, monkeypatch) -> None:
+    from panmodal import PanmodalError
+    from panmodal.evaluation import execute
+
+    def burst(*_, **__):
+        raise FloatingPointError("no")
+
+    monkeypatch.setattr(execute, "store_scores", burst)
+    screen, embeddings = toy()
+    with pytest.raises(
+        PanmodalError, match=r"all \d+ trials failed, .* in fold \d by FloatingPointError: no. Tracebacks are in"
+    ):
+        run(screen, embeddings, tmp_path / "r", **CHEAP)
+
+
 def test_a_full_disk_stops_everything_and_says_so(toy, tmp_path, monkeypatch) -> None:
     from panmodal import PanmodalError
 

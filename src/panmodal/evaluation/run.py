@@ -171,6 +171,8 @@ def run(
         Something about the inputs; see :func:`panmodal.evaluation.plan.make_plan`.
     StoreError
         The folder is of another format, cannot be written, or holds other results under the same names.
+    PanmodalError
+        Every trial failed.
     """
     if overwrite not in OVERWRITE:
         raise InputError(f"overwrite is {overwrite!r}; it must be one of {', '.join(OVERWRITE)}.")
@@ -218,6 +220,10 @@ def run(
         computed = execute(plan, todo, store, options, _executor(executor, workers, len(todo), retries, say), progress)
         failed = _failed(store, plan.trials)
         log.note(computed=computed, reused=len(plan.trials) - computed - len(failed), failed=len(failed))
+    if failed and len(failed) == len(plan.trials):
+        one = failed[0]
+        raise PanmodalError(f"all {len(failed)} trials failed, {one['embedding']} with {one['probe']} in fold {one['fold']} by "
+                            f"{one['type']}: {one['message']}. Tracebacks are in {store.path / 'failures'}.")  # fmt: skip
     if ceilings is not None:
         store_ceilings(store, ceilings, screen, split, seed, chosen, cores)
     compile_tables(store)
