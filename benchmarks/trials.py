@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-FOLDS, PROBES, PERTURBATIONS, READOUTS, DIMS = 5, ("knn", "ridge"), 60, 50, 16
+CONTEXTS, FOLDS, PROBES, PERTURBATIONS, READOUTS, DIMS = 10, 5, ("knn", "ridge"), 60, 50, 16
 LABELS = ["context", "embedding", "probe", "fold", "fallback", "metric"]
 
 
@@ -38,12 +38,13 @@ def inputs(trials: int) -> tuple[Any, list[Any]]:
 
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((PERTURBATIONS, DIMS))
-    y = latents @ rng.standard_normal((DIMS, READOUTS)) + rng.standard_normal((PERTURBATIONS, READOUTS))
+    every = [latents @ rng.standard_normal((DIMS, READOUTS)) for _ in range(CONTEXTS)]
+    y = np.vstack([one + rng.standard_normal(one.shape) for one in every])
     ids = tuple(f"P{k:02d}" for k in range(PERTURBATIONS))
-    screen = Screen.from_arrays(
-        y, ids, ["line"] * len(ids), [f"g{k}" for k in range(READOUTS)], name="small", response="lfc"
-    )
-    count = -(-trials // (FOLDS * len(PROBES)))
+    lines = [f"line{c}" for c in range(CONTEXTS) for _ in ids]
+    genes = [f"g{k}" for k in range(READOUTS)]
+    screen = Screen.from_arrays(y, ids * CONTEXTS, lines, genes, name="small", response="lfc")
+    count = -(-trials // (CONTEXTS * FOLDS * len(PROBES)))
     return screen, [
         Embedding(ids, latents + rng.standard_normal(latents.shape), Card(name=f"e{k:05d}", modality="toy"))
         for k in range(count)
@@ -72,7 +73,7 @@ def work(trials: int) -> dict[str, Any]:
     chosen = list(metrics_for(screen.response, None))
     with tempfile.TemporaryDirectory() as name, threadpool_limits(limits=1):
         sources = {g.source for g in plan.groups}
-        laid = lay_out(plan, Path(name), contexts={"line"}, sources=sources, ranks=True, digests=False)
+        laid = lay_out(plan, Path(name), contexts=set(screen.contexts), sources=sources, ranks=True, digests=False)
         workspace = load_workspace(*save_workspace(laid, Path(name)))
         began, cpu, count = time.perf_counter(), spent(), 0
         for group in plan.groups:

@@ -41,8 +41,8 @@ def at_once(store):
     records = {t.digest: store.trial_record(t.digest) for t in store.trials()}
     done = {t.digest: t for t in store.trials() if records[t.digest]}
     stored = {d: read_values(store, t) for d, t in done.items()}
-    rows = pd.concat([v.rows for v in stored.values()], ignore_index=True)
-    entries = {d: v.entries[d] for d, v in stored.items()}
+    rows = pd.concat([pd.DataFrame(v[0]) for v in stored.values()], ignore_index=True)
+    entries = {d: v[1] for d, v in stored.items()}
     about = {d: e.of_genes for d, e in entries.items() if e.of_genes}
     trials = pd.DataFrame([
         {k: v for k, v in t.to_record().items() if k != "depends"}

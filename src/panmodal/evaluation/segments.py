@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from panmodal._digest import LENGTH, digest_json
 from panmodal._files import PARTIAL
@@ -58,6 +59,12 @@ class Values:
 
     rows: pd.DataFrame
     entries: dict[str, Entry]
+
+
+Columns = Mapping[str, NDArray[Any]]
+"""Rows of one trial, column by column: thousands of small frames take long to make, and much memory."""
+Fresh = tuple[Columns, Entry]
+"""What was read from the files of a trial."""
 
 
 def task_of(trial: Trial) -> Task:
@@ -145,7 +152,7 @@ class Segments:
         formula has changed, None if values are absent or damaged.
         """
         entries, lost, fresh, values = self._gathered(task, trials, whole=False)
-        own = {d: e for d, (_, e) in entries.items()} | {d: e for v in fresh for d, e in v.entries.items()}
+        own = {d: e for d, (_, e) in entries.items()} | {e.trial: e for _, e in fresh}
         return own if values is None else dict(values.entries), lost
 
     def read(self, task: Task, trials: Sequence[Trial]) -> Values:
@@ -160,7 +167,7 @@ class Segments:
 
     def _gathered(
         self, task: Task, trials: Sequence[Trial], *, whole: bool
-    ) -> tuple[dict[str, tuple[Path, Entry]], dict[str, Entry | None], list[Values], Values | None]:
+    ) -> tuple[dict[str, tuple[Path, Entry]], dict[str, Entry | None], list[Fresh], Values | None]:
         """Return what :meth:`_look_up` does, and all values together where they are asked for or make a new segment."""
         for _ in range(2):
             entries, lost, fresh = self._look_up(task, trials)
@@ -178,7 +185,7 @@ class Segments:
 
     def _look_up(
         self, task: Task, trials: Sequence[Trial]
-    ) -> tuple[dict[str, tuple[Path, Entry]], dict[str, Entry | None], list[Values]]:
+    ) -> tuple[dict[str, tuple[Path, Entry]], dict[str, Entry | None], list[Fresh]]:
         """Entries that segments have, trials to be scored again, and the values read from files of trials."""
         now = {t.digest: stamp for t in trials if (stamp := self._stamp(t)) is not None}
         entries: dict[str, tuple[Path, Entry]] = {}
@@ -201,16 +208,16 @@ class Segments:
             found = read_values(self.store, trial, stamp, str(record["hyperparameters"]))
             if found is None:
                 lost[trial.digest] = None
-            elif found.entries[trial.digest].outdated:
-                lost[trial.digest] = found.entries[trial.digest]
+            elif found[1].outdated:
+                lost[trial.digest] = found[1]
             else:
                 fresh.append(found)
         return entries, lost, fresh
 
-    def _combined(self, entries: dict[str, tuple[Path, Entry]], fresh: Sequence[Values]) -> Values:
+    def _combined(self, entries: dict[str, tuple[Path, Entry]], fresh: Sequence[Fresh]) -> Values:
         """Put together what segments hold and what was read from files, by trial."""
-        frames = [v.rows for v in fresh]
-        whole = {d: e for v in fresh for d, e in v.entries.items()}
+        frames: list[pd.DataFrame | Columns] = [columns for columns, _ in fresh]
+        whole = {e.trial: e for _, e in fresh}
         of_path: dict[Path, list[str]] = defaultdict(list)
         for digest, (path, _) in entries.items():
             of_path[path].append(digest)
@@ -249,18 +256,18 @@ class Segments:
         self._found[digest] = [target]
 
 
-def read_values(store: Store, trial: Trial, stamp: str = "", hyperparameters: str = "{}") -> Values | None:
+def read_values(store: Store, trial: Trial, stamp: str = "", hyperparameters: str = "{}") -> Fresh | None:
     """Read the scores of a trial from its own files; None if a part is absent or damaged."""
-    rows = store.read_rows(trial.digest)
-    if rows is None:
+    found = store.read_row_columns(trial.digest)
+    if found is None:
         return None
-    of_genes, rules = None, rows[1]
+    of_genes, (columns, rules) = None, found
     if has_classes(trial.response):
         genes = store.read_genes(trial.digest)
         if genes is None:
             return None
         of_genes, rules = genes[1], {**rules, **genes[1]["rules"]}
-    return Values(rows[0], {trial.digest: Entry(trial.digest, stamp, hyperparameters, rules, of_genes)})
+    return columns, Entry(trial.digest, stamp, hyperparameters, rules, of_genes)
 
 
 def remove_segment(path: Path) -> None:
@@ -296,18 +303,18 @@ def _entries(path: Path, *, with_genes: bool) -> Iterator[Entry]:
         yield Entry(trial, stamp, chosen, shared, json.loads(about) if about else None)
 
 
-def _stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _stacked(frames: Sequence[pd.DataFrame | Columns]) -> pd.DataFrame:
     """Put rows below each other, by trial; metrics that some trials do not have are NaN there."""
     if not frames:
         return pd.DataFrame(
             {"trial": np.array([], object), "pert_id": np.array([], object), "covered": np.array([], bool)}
         )
-    there = {c for frame in frames for c in frame.columns}
+    there = {c for frame in frames for c in frame}
     columns = ["trial", "pert_id", "covered", *in_order(there)]
     data = {}
     for name in columns:
         kind = object if name in ("trial", "pert_id") else bool if name == "covered" else np.float64
-        parts = [f[name].to_numpy(kind) if name in f else np.full(len(f), np.nan) for f in frames]
+        parts = [np.asarray(f[name], kind) if name in f else np.full(len(f["trial"]), np.nan) for f in frames]
         data[name] = np.concatenate(parts)
     order = np.argsort(data["trial"], kind="stable")
     return pd.DataFrame({name: values[order] for name, values in data.items()})

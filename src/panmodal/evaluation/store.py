@@ -253,6 +253,11 @@ class Store(StoredTables):
 
     def read_rows(self, digest: str) -> tuple[pd.DataFrame, dict[str, int]] | None:
         """Return the stored metrics of a trial and the versions of their formulae; None if absent or damaged."""
+        found = self.read_row_columns(digest)
+        return None if found is None else (pd.DataFrame(found[0]), found[1])
+
+    def read_row_columns(self, digest: str) -> tuple[dict[str, NDArray[Any]], dict[str, int]] | None:
+        """Return what :meth:`read_rows` does, column by column."""
         path = self._rows_path(digest)
         if not path.exists():
             return None
@@ -260,7 +265,8 @@ class Store(StoredTables):
             table, record = read_parquet(path)
         except StoreError:
             return None
-        return table.to_pandas().assign(trial=digest), dict(record["rules"])
+        columns = {n: table[n].to_numpy() for n in table.column_names}
+        return {**columns, "trial": np.full(table.num_rows, digest, object)}, dict(record["rules"])
 
     # --- values per gene -----------------------------------------------------------------------------------------------
 
