@@ -45,6 +45,7 @@ bench: $(VENV)/.installed-dev  ## Speed and memory, side by side with scikit-lea
 	$(BIN)/python benchmarks/fusion_linear.py
 	$(BIN)/python benchmarks/fusion_simulated.py
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/trials.py
 	$(BIN)/python benchmarks/scaling.py
 
 clean:
