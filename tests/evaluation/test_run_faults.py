@@ -223,7 +223,7 @@ def test_a_file_system_that_is_full_loses_nothing(toy, tmp_path) -> None:
     found = subprocess.run(["unshare", "-rm", "sh", "-c", script, str(out), *every], capture_output=True, text=True)
     ends = [line for line in found.stdout.splitlines() if line.startswith("ended with")]
     assert ends == ["ended with 2", "ended with 2", "ended with 0"], found
-    assert found.stderr.count("free some space") == 2 and "Traceback" not in found.stderr, found.stderr
+    assert found.stderr.count("No space left on device") == 2 and "Traceback" not in found.stderr, found.stderr
     assert ".partial-" not in found.stdout
     assert " 0 found done" not in found.stdout.splitlines()[-1]
     subprocess.run([*command, "--out", str(tmp_path / "calm")], check=True, capture_output=True)
