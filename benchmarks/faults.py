@@ -2,7 +2,9 @@
 
 1. A small simulated screen is run undisturbed; its score table is what all others must equal, exactly.
 2. In each round the same command is started into a new folder, and processes are killed at random times: a worker (SIGKILL), the main
-   process (SIGKILL, SIGTERM or SIGINT), the Dask scheduler (SIGKILL). A command that ended is given again, as a user would.
+   process (SIGKILL, SIGTERM or SIGINT), the Dask scheduler (SIGKILL). A command that ended is given again, as a user would. In every
+   third round a second command writes into the same folder at the same time and is left in peace; it must end well, unless the
+   scheduler that it used was killed.
 3. After a few disturbances the command is left in peace. The score table is compared, and what was left behind is counted.
 
     python benchmarks/faults.py                            # 100 rounds, processes of this machine (half an hour)
@@ -125,10 +127,17 @@ class Disturbed:
     """One command, started again and again, and what happened to it."""
 
     def __init__(
-        self, options: list[str], out: Path, cluster: Cluster | None, rng: random.Random, seconds: float
+        self,
+        options: list[str],
+        out: Path,
+        cluster: Cluster | None,
+        rng: random.Random,
+        seconds: float,
+        *,
+        rival: bool = False,
     ) -> None:
         self.command = [sys.executable, "-m", "panmodal", "run", *options, "--out", str(out)]
-        self.cluster, self.rng, self.seconds = cluster, rng, seconds
+        self.cluster, self.rng, self.seconds, self.with_rival = cluster, rng, seconds, rival
         self.log = out.with_suffix(".log")
         self.seen: set[int] = set()
 
@@ -162,6 +171,7 @@ class Disturbed:
         """Give the command until it has been disturbed so often, then once in peace."""
         counts: Counter[str] = Counter()
         process = self.start()
+        rival = self.start() if self.with_rival else None
         while times > 0:
             times -= 1
             try:
@@ -172,7 +182,7 @@ class Disturbed:
             if process.poll() is None and self.rng.random() < 0.5:
                 continue  # the next disturbance meets the same process
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=4 * self.seconds)
+                process.wait(timeout=8 * self.seconds)
             if process.poll() is None:
                 counts["HUNG"] += 1
                 os.killpg(process.pid, signal.SIGKILL)
@@ -182,6 +192,9 @@ class Disturbed:
         if process.wait():  # of the last disturbance
             counts["given again"] += 1
             counts["FAILED IN PEACE"] += self.start().wait() != 0
+        if rival is not None:
+            counts["a second command ended well"] += rival.wait() == 0
+            counts["SECOND COMMAND FAILED"] += rival.returncode != 0 and not counts["scheduler"]
         time.sleep(0.5)
         counts["processes left"] += sum(alive(p) for p in self.seen)
         return counts
@@ -216,14 +229,14 @@ def main() -> None:
         try:
             for k in range(asked.rounds):
                 out = folder / f"round{k}"
-                disturbed = Disturbed(options, out, cluster, rng, seconds)
+                disturbed = Disturbed(options, out, cluster, rng, seconds, rival=k % 3 == 2)
                 counts = disturbed.run(rng.randint(1, asked.disturbances))
                 same = (out / "scores.parquet").exists() and table(out).equals(expected)
                 counts["partial files left"] = sum(1 for _ in out.rglob(".partial-*"))
                 totals += counts
                 wrong += not same
                 print(f"round {k}: {'equal' if same else 'NOT EQUAL'}; {told(counts)}", flush=True)
-                if not same or counts["FAILED IN PEACE"] or counts["HUNG"]:
+                if not same or any(n for what, n in counts.items() if what.isupper()):
                     print(disturbed.log.read_text()[-4000:], flush=True)
         finally:
             if cluster:
