@@ -31,6 +31,7 @@ import pandas as pd
 
 from panmodal import Screen
 
+BAD = ("FAILED IN PEACE", "HUNG", "SECOND COMMAND FAILED")
 LABELS = ["screen", "context", "embedding", "probe", "fold", "fallback", "metric"]
 
 
@@ -236,7 +237,7 @@ def main() -> None:
                 totals += counts
                 wrong += not same
                 print(f"round {k}: {'equal' if same else 'NOT EQUAL'}; {told(counts)}", flush=True)
-                if not same or any(n for what, n in counts.items() if what.isupper()):
+                if not same or any(counts[what] for what in BAD):
                     print(disturbed.log.read_text()[-4000:], flush=True)
         finally:
             if cluster:
